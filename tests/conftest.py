@@ -1,0 +1,88 @@
+"""Fixtures of every tier: a clean environment, and real servers for the integration tier.
+
+A server that cannot be had (no Java, no jars, no binary for this machine) skips the integration
+test that wants it, with one line that says why; where CI=true it fails it, so that a green run
+there means that everything ran. A server that is there and does not start is always a failure.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from streams.local.errors import (
+    JavaMissing,
+    KafkaJarsUnavailable,
+    RedisMissing,
+    TritonUnavailable,
+)
+from streams.local.kafka import LocalKafka
+from streams.local.redis_server import LocalRedis
+from streams.local.triton import LocalTriton
+
+CANNOT_BE_HAD = (JavaMissing, KafkaJarsUnavailable, RedisMissing, TritonUnavailable)
+
+# A shared machine's pauses are no defects: no deadline for one example; a failure prints its seed.
+hypothesis_settings.register_profile("house", deadline=None, print_blob=True)
+hypothesis_settings.load_profile("house")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Skip where a fixture's server cannot be had."""
+    yield from _skip_without_server(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Skip where a server that the test itself starts cannot be had."""
+    yield from _skip_without_server(item)
+
+
+def _skip_without_server(item: pytest.Item) -> Generator[None, None, None]:
+    try:
+        return (yield)
+    except CANNOT_BE_HAD as error:
+        if os.environ.get("CI") == "true" or not item.get_closest_marker("integration"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the developer's own settings: a test sees the defaults and what it sets itself."""
+    for variable in list(os.environ):
+        if variable.startswith("OXYGENREC_") and "__" in variable:
+            monkeypatch.delenv(variable)
+    monkeypatch.delenv("OXYGENREC_CONFIG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """One real broker for the whole run: a test names its own topics or reads from an offset."""
+    with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedis]:
+    """One real Redis or Valkey for the whole run: a test uses its own users or database."""
+    with LocalRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def model_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the session's Triton serves from; empty at first, models load by name."""
+    return tmp_path_factory.mktemp("model_repository")
+
+
+@pytest.fixture(scope="session")
+def triton(
+    model_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalTriton]:
+    """One real Triton for the run, without a model: a test puts its own there, and loads it."""
+    with LocalTriton(model_repository, tmp_path_factory.mktemp("triton")) as server:
+        yield server
