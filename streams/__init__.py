@@ -1,0 +1,1 @@
+"""Layer 1: sockets. Kafka, Redis and Triton clients, windows and watermarks; no torch."""
