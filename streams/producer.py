@@ -1,0 +1,288 @@
+"""Produces records to Kafka: idempotent, acknowledged by all replicas, one future a record.
+
+Every producer here hashes keys with murmur2, as Java does: with librdkafka's default one user would
+land in two partitions. A poll thread serves delivery reports; a future therefore completes on that
+thread, and `asyncio.wrap_future` brings it to a loop.
+
+`send` never blocks and never raises for trouble with Kafka: that is the future's exception.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas import topics
+from schemas.actions import UserAction, UserErased
+from schemas.codec import encode
+from schemas.errors import OxygenRecError
+from streams import metrics
+from streams.connections import KafkaConfig
+
+Headers = Sequence[tuple[str, bytes]]
+
+BUFFERED_RECORDS = 100_000  # then `send` fails at once: Kafka does not keep up
+BUFFERED_KIB = 131_072
+LINGER_MS = (
+    5  # batches of a busy edge grow to tens of records; an action waits 5 ms of its 5 s at most
+)
+DELIVERY_TIMEOUT_MS = 30_000  # three times the stall that a killed broker leaves (9-12 s)
+POLL_S = 0.1
+SAY_EVERY_S = 30.0  # librdkafka reports a broker that is away once a second
+IDENTITIES = ("event_id", "request_id", "trigger_id", "instruction_id", "item_id", "user_id")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """Where an acknowledged record stands, and the broker's time of it (-1 when it gives none)."""
+
+    topic: str
+    partition: int
+    offset: int
+    append_ms: int
+
+
+class UndeliveredRecord(OxygenRecError):
+    """A record that Kafka did not acknowledge. It may be there all the same: retry with its id."""
+
+    def __init__(self, *, topic: str, identity: str, cause: str) -> None:
+        self.topic = topic
+        self.identity = identity
+        self.cause = cause
+        super().__init__(f"{topic}: record {identity} was not acknowledged: {cause}; send it again")
+
+
+class UndeliveredRecords(OxygenRecError):
+    """What had no acknowledgement at the deadline of a flush; `identities` names the records."""
+
+    def __init__(self, *, identities: Sequence[str], deadline_ms: int) -> None:
+        self.identities = tuple(identities)
+        self.deadline_ms = deadline_ms
+        shown = ", ".join(self.identities[:10])
+        more = f" and {len(self.identities) - 10} more" if len(self.identities) > 10 else ""
+        super().__init__(
+            f"{len(self.identities)} records not acknowledged within {deadline_ms} ms: "
+            f"{shown}{more}; see whether Kafka is up, then send them again"
+        )
+
+
+def producer_config(
+    kafka: KafkaConfig, client_id: str, delivery_timeout_ms: int
+) -> dict[str, object]:
+    """Returns librdkafka's settings: nothing lost, nothing doubled by a retry, keys as in Java."""
+    return {
+        "bootstrap.servers": kafka.bootstrap,
+        "client.id": client_id,
+        "enable.idempotence": True,
+        "acks": "all",
+        "partitioner": "murmur2_random",
+        "compression.type": "gzip",  # every client here reads it without another library
+        "linger.ms": LINGER_MS,
+        "queue.buffering.max.messages": BUFFERED_RECORDS,
+        "queue.buffering.max.kbytes": BUFFERED_KIB,
+        "delivery.timeout.ms": delivery_timeout_ms,
+        "reconnect.backoff.max.ms": 1_000,  # a broker that is back is found within a second
+        "topic.metadata.refresh.interval.ms": 30_000,
+        "log_level": 2,  # not a line for each of 20 attempts a second: `_say` is enough
+    }
+
+
+class RecordProducer:
+    """Sends records of `schemas`; close it to flush. Thread-safe."""
+
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        client_id: str,
+        *,
+        delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
+    ) -> None:
+        config = producer_config(kafka, client_id, delivery_timeout_ms)
+        self._said_s = -SAY_EVERY_S
+        self._producer = Producer({**config, "error_cb": self._say}, logger=logger)
+        self._pending: dict[Future[Delivered], str] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name=f"{client_id}-poll", daemon=True)
+        self._poller.start()
+
+    def send(
+        self,
+        topic: str,
+        record: msgspec.Struct | bytes | None,
+        key: str | None,
+        *,
+        partition: int | None = None,
+        headers: Headers = (),
+    ) -> Future[Delivered]:
+        """Queues a record (bytes as they are, None: a tombstone); the future is its acknowledging.
+
+        It raises `UndeliveredRecord`. Without `partition` the key's murmur2 hash decides.
+        """
+        identity = identity_of(record, key)
+        future: Future[Delivered] = Future()
+        with self._lock:
+            self._pending[future] = identity
+        value = encode(record) if isinstance(record, msgspec.Struct) else record
+        try:
+            self._producer.produce(
+                topic,
+                value=value,
+                key=None if key is None else key.encode(),
+                partition=-1 if partition is None else partition,
+                headers=list(headers),
+                on_delivery=self._reporter(future, topic, identity),
+            )
+        except (BufferError, KafkaException) as error:
+            self._fail(future, topic, identity, str(error))
+        return future
+
+    def flush(self, deadline_ms: int) -> None:
+        """Waits until all that was sent is acknowledged or has failed.
+
+        Raises `UndeliveredRecords` naming what had no report at the deadline.
+        """
+        until = time.monotonic() + deadline_ms / 1_000
+        self._producer.flush(deadline_ms / 1_000)
+        while (waiting := self.unacknowledged()) and time.monotonic() < until:
+            time.sleep(0.005)  # the poll thread may hold the last reports
+        if waiting:
+            raise UndeliveredRecords(identities=waiting, deadline_ms=deadline_ms)
+
+    def unacknowledged(self) -> list[str]:
+        """Returns the identities of the records without a report yet."""
+        with self._lock:
+            return list(self._pending.values())
+
+    def reachable(self, timeout_s: float) -> bool:
+        """Returns whether a broker answers. Blocks up to `timeout_s`."""
+        try:
+            return bool(self._producer.list_topics(timeout=timeout_s).brokers)
+        except KafkaException:
+            return False
+
+    def close(self, deadline_ms: int = 10_000) -> None:
+        """Flushes and stops; what then has no acknowledgement fails. A second call does nothing."""
+        if self._closed.is_set():
+            return
+        try:
+            self.flush(deadline_ms)
+        finally:
+            self._closed.set()
+            self._poller.join(5 * POLL_S)
+            self._producer.purge()
+            self._producer.poll(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _say(self, error: KafkaError) -> None:
+        """Logs the cluster's trouble, now and then; a record's own is in its future."""
+        if error.fatal() or time.monotonic() - self._said_s >= SAY_EVERY_S:
+            self._said_s = time.monotonic()
+            logger.error("Kafka producer in trouble", extra={"cause": error.str()})
+
+    def _poll(self) -> None:
+        while not self._closed.is_set():
+            self._producer.poll(POLL_S)
+
+    def _reporter(
+        self, future: Future[Delivered], topic: str, identity: str
+    ) -> Callable[[KafkaError | None, Message], None]:
+        def report(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                self._fail(future, topic, identity, error.str())
+            else:
+                self._succeed(future, topic, message)
+
+        return report
+
+    def _succeed(self, future: Future[Delivered], topic: str, message: Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        delivered = Delivered(
+            topic=topic,
+            partition=-1 if partition is None else partition,
+            offset=-1 if offset is None else offset,
+            append_ms=message.timestamp()[1],
+        )
+        with self._lock:
+            self._pending.pop(future, None)
+        metrics.PRODUCED.labels(topic=topic).inc()
+        if future.set_running_or_notify_cancel():  # the caller may have cancelled its wait
+            future.set_result(delivered)
+
+    def _fail(self, future: Future[Delivered], topic: str, identity: str, cause: str) -> None:
+        with self._lock:
+            self._pending.pop(future, None)
+        metrics.UNDELIVERED.labels(topic=topic).inc()
+        if future.set_running_or_notify_cancel():
+            future.set_exception(UndeliveredRecord(topic=topic, identity=identity, cause=cause))
+
+
+class ActionProducer:
+    """What a Python event producer needs: actions and erasures to `actions`, keyed by user."""
+
+    def __init__(self, bootstrap: str, *, client_id: str = "oxygenrec-python") -> None:
+        self._records = RecordProducer(KafkaConfig(bootstrap=bootstrap), client_id)
+
+    def send(self, action: UserAction | UserErased) -> Future[Delivered]:
+        """Queues one action; on `UndeliveredRecord` send it again with the same `event_id`."""
+        return self._records.send(
+            topics.ACTIONS, action, action.user_id, headers=cloud_event_headers(action)
+        )
+
+    def flush(self, deadline_ms: int) -> None:
+        """Waits for every acknowledgement. Raises `UndeliveredRecords` naming the event ids."""
+        self._records.flush(deadline_ms)
+
+    def close(self) -> None:
+        """Flushes and stops."""
+        self._records.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def cloud_event_headers(action: UserAction | UserErased) -> Headers:
+    """Returns the CloudEvents 1.0 attributes that travel beside an action (Kafka, binary mode)."""
+    kind = action.action.value if isinstance(action, UserAction) else "erased"
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", action.event_id.encode()),
+        ("ce_type", f"oxygenrec.user.{kind}".encode()),
+        ("ce_source", b"/actions"),
+        ("content-type", b"application/json"),
+    )
+
+
+def identity_of(record: msgspec.Struct | bytes | None, key: str | None) -> str:
+    """Returns the name by which a producer knows its record again: its own id, else its key."""
+    for name in IDENTITIES:
+        if value := getattr(record, name, None):
+            return str(value)
+    return key or "without a key"

@@ -1,0 +1,96 @@
+"""Behaviour by user in Redis: a sorted set by event, and beside it what makes items popular.
+
+To change what makes an item popular: `POPULARITY`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+import redis
+import redis.asyncio
+
+from schemas.actions import ActionType, UserAction, UserErased
+from schemas.behaviour import Behaviour
+from schemas.catalog import item_key_of
+from schemas.codec import encode
+from streams.lua_scripts import script
+
+POPULARITY: dict[ActionType, int] = {
+    ActionType.ORDER: 8,
+    ActionType.CART: 4,
+    ActionType.FAVORITE: 3,
+    ActionType.CLICK: 1,
+    ActionType.VIEW: 1,
+}
+# As long as raw actions are retained: a replay within that time must not bring an erased user back.
+ERASED_MARKER_MS = 7 * 86_400_000
+
+_behaviour = msgspec.json.Decoder(Behaviour)
+
+
+def history_key(user_id: str) -> str:
+    """Returns the key of a user's sorted set."""
+    return f"history:{user_id}"
+
+
+def erased_key(user_id: str) -> str:
+    """Returns the key of the marker that stops late writes."""
+    return f"erased:{user_id}"
+
+
+def behaviour_of(action: UserAction) -> Behaviour:
+    """Returns what history remembers of an action; the same event gives the same bytes."""
+    return Behaviour(
+        event_id=action.event_id,
+        action=action.action,
+        event_time_ms=action.event_time_ms,
+        item_key=None if action.item_id is None else item_key_of(action.item_id),
+        query=action.query,
+        scenario=action.scenario,
+    )
+
+
+class RedisHistory:
+    """Reads behaviour (`agents.ports.HistoryStore`)."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+
+    async def recent(self, user_id: str, count: int) -> list[Behaviour]:
+        """Returns the newest `count` actions, oldest first. Raises redis' errors."""
+        if count <= 0:
+            return []
+        members = await self._client.zrange(history_key(user_id), -count, -1)
+        return [_behaviour.decode(cast(bytes, member)) for member in members]
+
+
+class HistoryWriter:
+    """Writes a batch of actions and erasures in one Lua call; a repeated batch changes nothing."""
+
+    def __init__(self, client: redis.Redis, history_length: int) -> None:
+        """`history_length`: how many actions a user keeps."""
+        self._script = client.register_script(script("history"))
+        self._history_length = history_length
+
+    def write(self, records: Sequence[UserAction | UserErased]) -> int:
+        """Returns how many actions history did not hold yet. Raises redis' errors: write again."""
+        if not records:
+            return 0
+        arguments: list[Any] = [self._history_length, ERASED_MARKER_MS]
+        for record in records:
+            arguments += _erasure(record) if isinstance(record, UserErased) else _entry(record)
+        return int(self._script(args=arguments))
+
+
+def _entry(action: UserAction) -> tuple[Any, ...]:
+    behaviour = behaviour_of(action)
+    return (
+        *("a", action.user_id, action.event_time_ms, encode(behaviour)),
+        *(POPULARITY.get(action.action, 0), action.scenario),
+        "" if behaviour.item_key is None else behaviour.item_key,
+    )
+
+
+def _erasure(erased: UserErased) -> tuple[Any, ...]:
+    return ("e", erased.user_id, erased.event_time_ms, "", "", "", "")

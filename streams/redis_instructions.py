@@ -1,0 +1,44 @@
+"""The instruction in force by generation and user: the newest window wins (Lua compare-and-set)."""
+
+import msgspec
+import redis.asyncio
+
+from schemas.codec import encode
+from schemas.instructions import ReasoningInstruction
+from streams.lua_scripts import script
+from streams.redis_history import erased_key
+
+EXPIRES_MS = 36 * 3_600_000  # FLOW, guarantee 4: then it is stale, and the learnable default serves
+
+_record = msgspec.json.Decoder(ReasoningInstruction)
+
+
+def instruction_key(generation: int, user_id: str) -> str:
+    """Returns the key of the hash that holds one user's instruction."""
+    return f"instruction:{generation}:{user_id}"
+
+
+class RedisInstructions:
+    """Reads and writes instructions (`agents.ports.InstructionStore`)."""
+
+    def __init__(self, client: redis.asyncio.Redis, expires_ms: int = EXPIRES_MS) -> None:
+        self._client = client
+        self._expires_ms = expires_ms
+        self._compare_and_set = client.register_script(script("instruction"))
+
+    async def read(self, generation: int, user_id: str) -> ReasoningInstruction | None:
+        """Returns the instruction in force; None without one or after the user's erasure."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.hget(instruction_key(generation, user_id), "record")
+            pipeline.exists(erased_key(user_id))
+            record, erased = await pipeline.execute()
+        return None if record is None or erased else _record.decode(record)
+
+    async def write(self, instruction: ReasoningInstruction) -> bool:
+        """Stores it unless one as new is there or the user is erased; returns whether it did."""
+        user_id = instruction.user_id
+        stored = await self._compare_and_set(
+            keys=[instruction_key(instruction.generation, user_id), erased_key(user_id)],
+            args=[encode(instruction), instruction.as_of_ms, self._expires_ms],
+        )
+        return bool(stored == 1)

@@ -1,0 +1,195 @@
+"""The Redis stores against a real server: every effect is idempotent, the newest window wins."""
+
+import random
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis
+import redis.asyncio
+
+from schemas.actions import ActionType, UserAction, UserErased
+from schemas.catalog import ItemRow, item_key_of
+from schemas.instructions import InstructionKind, ReasoningInstruction
+from schemas.users import UserProfile
+from streams.connections import RedisConfig
+from streams.local.redis_server import LocalRedis
+from streams.redis_client import edge_client, router_client, worker_client
+from streams.redis_history import HistoryWriter, RedisHistory, behaviour_of
+from streams.redis_instructions import RedisInstructions, instruction_key
+from streams.redis_items import RedisItems
+from streams.redis_profiles import RedisProfiles
+
+pytestmark = pytest.mark.integration
+AT_MS = 1_767_225_600_000
+
+
+@pytest.fixture
+def user() -> str:
+    return f"user-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def scenario() -> str:
+    return f"scenario-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def router(redis_server: LocalRedis) -> Iterator[redis.Redis]:
+    client = router_client(RedisConfig(url=redis_server.url))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def client(redis_server: LocalRedis) -> AsyncIterator[redis.asyncio.Redis]:
+    made = worker_client(RedisConfig(url=redis_server.url))
+    yield made
+    await made.aclose()
+
+
+def action(
+    user: str,
+    event: int,
+    kind: ActionType = ActionType.CLICK,
+    at_ms: int | None = None,
+    scenario: str = "home",
+) -> UserAction:
+    return UserAction(
+        event_id=str(event),
+        user_id=user,
+        action=kind,
+        item_id="item-1",
+        scenario=scenario,
+        event_time_ms=AT_MS + event if at_ms is None else at_ms,
+    )
+
+
+async def test_history_is_the_newest_actions_oldest_first(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    actions = [action(user, n) for n in range(30)]
+    shuffled = random.Random(3).sample(actions, len(actions))
+    assert HistoryWriter(router, history_length=20).write(shuffled) >= 20
+    kept = await RedisHistory(client).recent(user, 200)
+    assert kept == [behaviour_of(a) for a in actions[-20:]]
+    assert await RedisHistory(client).recent(user, 5) == kept[-5:]
+    assert await RedisHistory(client).recent(user, 0) == []
+
+
+async def test_a_repeated_batch_changes_neither_history_nor_popularity(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str, scenario: str
+) -> None:
+    batch = [
+        action(user, 1, ActionType.ORDER, scenario=scenario),
+        action(user, 2, ActionType.VIEW, scenario=scenario),
+        action(user, 3, ActionType.EXPOSE, scenario=scenario),
+    ]
+    writer = HistoryWriter(router, history_length=2)  # the order falls out of history at once
+    assert writer.write(batch) == 3
+    before = await client.zrange(f"popular:{scenario}", 0, -1, withscores=True)
+    assert writer.write(batch) == 0
+    assert await client.zrange(f"popular:{scenario}", 0, -1, withscores=True) == before
+    assert await RedisItems(client).popular(scenario, 10) == [item_key_of("item-1")]
+
+
+async def test_popularity_weighs_what_was_done(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str, scenario: str
+) -> None:
+    kinds = [ActionType.CLICK, ActionType.CART, ActionType.FAVORITE, ActionType.DISLIKE]
+    batch = [action(user, n, kind, scenario=scenario) for n, kind in enumerate(kinds)]
+    HistoryWriter(router, 200).write(batch)
+    assert await client.zscore(f"popular:{scenario}", str(item_key_of("item-1"))) == 1 + 4 + 3
+
+
+async def test_an_erasure_drops_what_came_before_it_and_stops_late_writes(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    writer = HistoryWriter(router, 200)
+    await RedisProfiles(client).put(UserProfile(user_id=user, city="Lima"))
+    erased = UserErased(event_id="e", user_id=user, event_time_ms=AT_MS + 5)
+    writer.write([action(user, 1), erased, action(user, 2), action(user, 9)])
+    assert [b.event_id for b in await RedisHistory(client).recent(user, 10)] == ["9"]
+    assert await RedisProfiles(client).profile(user) is None
+    assert not await RedisInstructions(client).write(instruction(user, as_of_ms=AT_MS))
+
+
+def instruction(user: str, as_of_ms: int, text: str = "likes tea") -> ReasoningInstruction:
+    return ReasoningInstruction(
+        instruction_id=f"{user}:{as_of_ms}:1",
+        trigger_id=f"{user}:{as_of_ms}",
+        user_id=user,
+        generation=1,
+        kind=InstructionKind.INTENT,
+        text=text,
+        vector=b"\x00\x3c",
+        encoder_id="characters-0",
+        as_of_ms=as_of_ms,
+        created_ms=as_of_ms + 1,
+        reasoner="local/1",
+    )
+
+
+async def test_the_newest_window_wins_whichever_is_written_last(
+    client: redis.asyncio.Redis, user: str
+) -> None:
+    store = RedisInstructions(client)
+    assert await store.read(1, user) is None
+    windows = [instruction(user, AT_MS + n) for n in (0, 2, 1, 2)]
+    assert [await store.write(w) for w in windows] == [True, True, False, False]
+    assert await store.read(1, user) == windows[1]
+    assert await store.read(2, user) is None
+
+
+async def test_an_instruction_goes_stale_by_itself(client: redis.asyncio.Redis, user: str) -> None:
+    await RedisInstructions(client).write(instruction(user, AT_MS))
+    left_ms = await client.pttl(instruction_key(1, user))
+    assert 35 * 3_600_000 < left_ms <= 36 * 3_600_000
+
+
+async def test_an_instruction_is_not_served_after_the_erasure(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    store = RedisInstructions(client)
+    await store.write(instruction(user, AT_MS))
+    HistoryWriter(router, 200).write([UserErased(event_id="e", user_id=user, event_time_ms=AT_MS)])
+    assert await store.read(1, user) is None
+
+
+async def test_item_rows_come_back_as_written_and_a_removed_item_is_not_live(
+    client: redis.asyncio.Redis, user: str
+) -> None:
+    rows = [
+        ItemRow(
+            item_key=item_key_of(f"{user}-{n}"),
+            item_id=f"{user}-{n}",
+            live=n != 1,
+            title="Ümbrella",
+            category="Outdoor",
+            scenarios=None if n else ["home"],
+        )
+        for n in range(3)
+    ]
+    items = RedisItems(client)
+    keys = [row.item_key for row in rows]
+    await items.put(rows)
+    assert await items.rows([*keys, 5]) == {row.item_key: row for row in rows}
+    await items.take_down(keys[2:])
+    assert [row.live for row in (await items.rows(keys)).values()] == [True, False, False]
+    assert await items.rows([]) == {}
+
+
+async def test_a_profile_is_replaced_and_removed(client: redis.asyncio.Redis, user: str) -> None:
+    profiles = RedisProfiles(client)
+    for city in ("Lima", "Oslo"):
+        await profiles.put(UserProfile(user_id=user, city=city))
+    assert await profiles.profile(user) == UserProfile(user_id=user, city="Oslo")
+    await profiles.remove(user)
+    assert await profiles.profile(user) is None
+
+
+async def test_the_edges_client_gives_up_at_its_deadline() -> None:
+    client = edge_client(RedisConfig(url="redis://127.0.0.1:1/0", deadline_ms=10))
+    with pytest.raises(redis.exceptions.ConnectionError):
+        await client.get("x")
+    await client.aclose()

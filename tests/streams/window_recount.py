@@ -1,0 +1,48 @@
+"""The reference of the window tests: sorts what a partition's log holds and counts it once more.
+
+Written without the incremental structures of `streams.windows`, on purpose: two passes over lists.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.actions import HighValueRecord, UserAction, Watermark
+from streams.windows import MAX_WINDOW_ACTIONS, WindowConfig, window_start_ms
+
+
+@dataclass(frozen=True)
+class Recount:
+    """What a correct aggregator makes of a log: event ids by trigger id, and who came late."""
+
+    triggers: dict[str, tuple[str, ...]]
+    late: tuple[str, ...]
+
+
+def recount(log: Sequence[HighValueRecord], config: WindowConfig) -> Recount:
+    """Returns the triggers that the log's watermarks close, and the late events."""
+    admitted: list[tuple[str, int, int, UserAction]] = []
+    late: list[str] = []
+    for place, record in enumerate(log):
+        if isinstance(record, Watermark):
+            continue
+        start = window_start_ms(record.user_id, record.event_time_ms, config)
+        before = [r.watermark_ms for r in log[:place] if isinstance(r, Watermark)]
+        if before and start + config.window_ms + config.grace_ms <= max(before):
+            late.append(record.event_id)
+        else:
+            admitted.append((record.user_id, start, place, record))
+    last = max((r.watermark_ms for r in log if isinstance(r, Watermark)), default=None)
+    triggers: dict[str, list[UserAction]] = {}
+    for user, start, _, record in sorted(admitted, key=lambda entry: entry[:3]):
+        if last is None or start + config.window_ms + config.grace_ms > last:
+            continue
+        kept = triggers.setdefault(f"{user}:{start}", [])
+        if len(kept) < MAX_WINDOW_ACTIONS and record.event_id not in [a.event_id for a in kept]:
+            kept.append(record)
+    return Recount(
+        triggers={
+            trigger: tuple(a.event_id for a in sorted(kept, key=lambda a: a.event_time_ms))
+            for trigger, kept in triggers.items()
+        },
+        late=tuple(late),
+    )
