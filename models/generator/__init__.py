@@ -1,0 +1,1 @@
+"""The encoder-decoder that writes semantic IDs, conditioned on scenario and instruction."""

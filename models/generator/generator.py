@@ -1,0 +1,121 @@
+"""The generator P(Y | X, I_s, I_r) (OxygenREC, section 3.2): encoder, decoder over semantic IDs,
+item head.
+
+Items inside an SID are ranked by probability (ours): the item head is the dot product of the state
+behind the prefix (context, scenario and instruction are in it) with an item's vector; its softmax
+over the SID's items is log P(item | SID).
+
+Legend: B requests, G candidates of one request, L levels, W beams, X any shape, N items, I items of
+a leaf, D width.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from models.decoding.beam_search import SearchResult, beam_search
+from models.decoding.item_index import ItemIndex
+from models.decoding.legal import CodeHead, sid_logprobs
+from models.generator.batch import Batch
+from models.generator.config import GeneratorConfig
+from models.generator.decoder import Decoder, Decoding
+from models.generator.encoder import Encoder, ItemEmbedding
+from models.generator.instructions import Prefix
+
+INITIAL_STD = 0.1  # small beside normed item vectors, so that text leads before codes are learnt
+
+
+class RankedItems(NamedTuple):
+    """The items of finished beams, padded: rows of the index, `log P(item | SID)` (-inf on
+    padding), both [B, W, I].
+    """
+
+    rows_BWI: torch.Tensor
+    logprobs_BWI: torch.Tensor
+
+
+class Generator(nn.Module):
+    """Encoder-decoder over semantic IDs. All methods take the item index that the batch was
+    collated with.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        """Makes fresh weights from torch's global random generator: seed it before."""
+        super().__init__()
+        self.config = config
+        self.items = ItemEmbedding(config)
+        self.encoder = Encoder(config)
+        self.prefix = Prefix(config)
+        self.decoder = Decoder(config)
+        self.head_weight_LVD = nn.Parameter(torch.empty(config.levels, config.codes, config.width))
+        self.head_bias_LV = nn.Parameter(torch.zeros(config.levels, config.codes))
+        self.item_query = nn.Linear(config.width, config.width)
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+        nn.init.normal_(self.head_weight_LVD, std=config.width**-0.5)
+
+    @property
+    def head(self) -> CodeHead:
+        """The output rows of every level."""
+        return CodeHead(self.head_weight_LVD, self.head_bias_LV)
+
+    def begin(
+        self, batch: Batch, index: ItemIndex, vectors_ND: torch.Tensor | None = None
+    ) -> Decoding:
+        """Encodes the context, reads the prefix; `vectors_ND` are `item_vectors(index)` or None."""
+        memory_BMD, mask_BM = self.encoder(self.items(batch.rows_BS, index, vectors_ND), batch)
+        prefix_BPD = self.prefix(batch, self.items(batch.trigger_B, index, vectors_ND))
+        return self.decoder.begin(prefix_BPD, memory_BMD, mask_BM, self.items)
+
+    def item_vectors(self, index: ItemIndex) -> torch.Tensor:
+        """Returns the vectors of all items, [N, D]: valid as long as the weights do not change."""
+        vectors_ND: torch.Tensor = self.items(torch.arange(len(index.keys_N)), index)
+        return vectors_ND
+
+    def sid_logprobs(self, batch: Batch, sids: torch.Tensor, index: ItemIndex) -> torch.Tensor:
+        """Returns the teacher-forced `legal` log-prob of every code of `sids` [B, G, L], [B, G, L].
+
+        Differentiable; in eval mode equal to the search's to 1e-5. Raises `UnknownSemanticId`: pad
+        with an SID that the index holds.
+        """
+        states_BGLD = self.begin(batch, index).states_of(sids)
+        return sid_logprobs(states_BGLD, self.head, index, sids)
+
+    def search(
+        self, decoding: Decoding, index: ItemIndex, eligible_BN: torch.Tensor, beams: int
+    ) -> SearchResult:
+        """Returns the best `beams` SIDs that hold an eligible item; `decoding` is used up."""
+        return beam_search(decoding, self.head, index, index.alive(eligible_BN), beams)
+
+    def rank_items(
+        self,
+        decoding: Decoding,
+        index: ItemIndex,
+        leaves_BW: torch.Tensor,
+        vectors_ND: torch.Tensor | None = None,
+    ) -> RankedItems:
+        """Returns the items of the leaves with log P(item | SID), a softmax over all items of the
+        SID.
+        """
+        rows_BWI, real_BWI = index.leaf_items(leaves_BW)
+        vectors_BWID = self.items(rows_BWI, index, vectors_ND)
+        query_BD = self.item_query(decoding.first_BD)
+        scores_BWI = (vectors_BWID @ query_BD[:, None, :, None]).squeeze(-1)
+        scores_BWI = (scores_BWI / math.sqrt(self.config.width)).masked_fill(~real_BWI, -torch.inf)
+        return RankedItems(rows_BWI, scores_BWI.log_softmax(dim=-1))
+
+    def item_scores(
+        self, decoding: Decoding, index: ItemIndex, rows_N: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the item head's scores of items `rows_N` for every request, [B, N]."""
+        query_BD = self.item_query(decoding.first_BD)
+        scores_BN: torch.Tensor = query_BD @ self.items(rows_N, index).T
+        return scores_BN / math.sqrt(self.config.width)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Returns the number of trained numbers."""
+    return sum(parameter.numel() for parameter in module.parameters())

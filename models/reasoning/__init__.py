@@ -1,0 +1,1 @@
+"""Reasoning instructions: context, the local reasoner, text encoders; numpy only."""

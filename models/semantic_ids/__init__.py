@@ -1,0 +1,1 @@
+"""Items as short code sequences: features, residual k-means, assignment, quality."""

@@ -1,0 +1,103 @@
+"""Embeddings to semantic IDs by frozen codebooks: the nearest code of every level's residual. numpy
+only.
+
+A published SID never moves within a generation: new items are assigned by the same codebooks and
+appended (ALGORITHMS 1.5). Shapes: n items, L levels, V codes a level, D dimensions.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from models.tensor_file import TensorFileInvalid, read_tensors, write_tensors
+from schemas.errors import OxygenRecError
+
+FILE_NAME = "codebooks.safetensors"
+CHUNK = 1_024  # rows at once: 64 MiB of float64 distances at 8192 codes
+
+
+class EmbeddingsMismatch(OxygenRecError):
+    """Embeddings of another shape than the codebooks quantise, or with NaN or infinity in it."""
+
+    def __init__(self, *, found: str, wanted: str) -> None:
+        self.found = found
+        self.wanted = wanted
+        super().__init__(
+            f"embeddings: found {found}, wanted {wanted}; encode with the generation's text encoder"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codebooks:
+    """`centroids` [L, V, D]. Distances are float64, so that a batch and a single item get the same
+    codes.
+    """
+
+    centroids: npt.NDArray[np.float32]
+
+    @property
+    def levels(self) -> int:
+        """The number of codes of one SID."""
+        return int(self.centroids.shape[0])
+
+    @property
+    def codes(self) -> int:
+        """The number of codes of one level."""
+        return int(self.centroids.shape[1])
+
+    def assign(self, embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
+        """Returns the SIDs, int16 [n, L]; of two codes at the same distance the smaller number.
+
+        Raises `EmbeddingsMismatch`.
+        """
+        return self._quantise(embeddings)[0]
+
+    def residuals(self, embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Returns what the sum of an item's centroids leaves of its embedding, [n, D]."""
+        return self._quantise(embeddings)[1]
+
+    def save(self, folder: Path) -> None:
+        """Writes `codebooks.safetensors` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / FILE_NAME, {"centroids": self.centroids})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Returns the codebooks saved in `folder`. Raises `TensorFileInvalid`."""
+        path = folder / FILE_NAME
+        centroids = read_tensors(path, require=("centroids",))["centroids"]
+        if centroids.ndim != 3:
+            raise TensorFileInvalid(
+                path=path, found=f"centroids of shape {centroids.shape}", wanted="[L, V, D]"
+            )
+        return cls(centroids=centroids)
+
+    def _quantise(
+        self, embeddings: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float64]]:
+        dim = self.centroids.shape[2]
+        if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+            raise EmbeddingsMismatch(found=f"shape {embeddings.shape}", wanted=f"[n, {dim}]")
+        if not np.isfinite(embeddings).all():
+            raise EmbeddingsMismatch(found="NaN or infinity", wanted="finite numbers")
+        residuals = embeddings.astype(np.float64)
+        sids = np.empty((len(embeddings), self.levels), dtype=np.int16)
+        for level, centroids in enumerate(self.centroids.astype(np.float64)):
+            for start in range(0, len(residuals), CHUNK):
+                part = residuals[start : start + CHUNK]
+                nearest = nearest_codes(part, centroids)
+                sids[start : start + CHUNK, level] = nearest
+                part -= centroids[nearest]
+        return sids, residuals
+
+
+def nearest_codes(
+    points: npt.NDArray[np.float64], centroids: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Returns argmin_j |x - c_j|^2 for each row: |x|^2 is the same for all j and left out."""
+    return np.asarray(
+        np.argmin((centroids**2).sum(axis=1) - 2 * points @ centroids.T, axis=1), dtype=np.int64
+    )

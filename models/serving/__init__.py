@@ -1,0 +1,1 @@
+"""The generator inside Triton's python backend."""

@@ -1,0 +1,254 @@
+"""Fits a generation: text encoder, codebooks and the offline generator, into `generations/<g>/`.
+
+The folder appears by one atomic rename and holds the model that versions 1, 2, ... descend from
+(pi_ref). The clock and the seeds come in; nothing else is random.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from tempfile import mkdtemp
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Struct
+
+from models.decoding.item_index import ItemIndex
+from models.generator.config import PRESETS
+from models.generator.files import save_generator
+from models.generator.generator import Generator
+from models.reasoning.item_text import item_text
+from models.reasoning.local_reasoner import LocalReasoner
+from models.reasoning.text_encoder import CharacterEncoder
+from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_codebooks
+from models.training.example_tensors import ExampleTensors
+from models.training.examples import NO_TEXT, ExampleBuilder, ExampleConfig, Examples
+from models.training.instructions import InstructionReplay, ServedWindows, item_rows
+from models.training.training_loop import Progress, TrainingConfig, train
+from schemas.actions import UserAction
+from schemas.catalog import ItemUpsert, item_key_of
+from schemas.errors import OxygenRecError
+from schemas.users import UserProfile
+
+MANIFEST_NAME = "manifest.json"
+MAX_QUERIES = 1_000  # the SVD's time grows with the texts, and rare words are mostly misspelt ones
+STAGES = ("text encoder", "semantic IDs", "training rows", "generator")
+
+
+class NothingToLearn(OxygenRecError):
+    """A catalogue or a log that holds nothing to fit on."""
+
+    def __init__(self, *, found: str, wanted: str) -> None:
+        self.found = found
+        self.wanted = wanted
+        super().__init__(f"fit: found {found}, wanted {wanted}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """`max_rows` bounds the preparation: more rows than the steps can eat are drawn at random.
+
+    Dropout is off: a budget of one to two epochs leaves no time to over-fit, and 17 % of a step.
+    """
+
+    preset: str = "tiny"
+    dropout: float = 0.0
+    max_rows: int = 15_000
+    codebooks: ResidualKMeansConfig = field(default_factory=ResidualKMeansConfig)
+    examples: ExampleConfig = field(default_factory=ExampleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """What is learnt from: the catalogue, what was done, who did it, and serving's windows."""
+
+    items: Sequence[ItemUpsert]
+    actions: Sequence[UserAction]
+    windows: ServedWindows
+    scenarios: Sequence[str]
+    profiles: Mapping[str, UserProfile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitProgress:
+    """How far one of `STAGES` is."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+class GenerationManifest(Struct, frozen=True, kw_only=True):
+    """What a generation was made of. Losses are means of the last tenth of the steps, in nats."""
+
+    generation: int
+    created_ms: int
+    scenarios: list[str]
+    encoder_id: str
+    preset: str
+    seed: int
+    items: int
+    actions: int
+    rows: int
+    rows_with_instruction: int
+    distinct_semantic_ids: int
+    steps: int
+    code_ce: float
+    item_ce: float
+    torch_version: str
+
+
+def fit_generation(
+    log: Log,
+    *,
+    home: Path,
+    generation: int,
+    created_ms: int,
+    config: FitConfig | None = None,
+    reasoner: LocalReasoner | None = None,
+    progress: Callable[[FitProgress], None] | None = None,
+) -> GenerationManifest:
+    """Writes `home/generations/<generation>/` and returns its manifest.
+
+    Raises `NothingToLearn` for a log without a choice on a known item, or when it is there already.
+    """
+    config = config or FitConfig()
+    report = progress or (lambda _: None)
+    target = home / "generations" / str(generation)
+    if target.exists():
+        raise NothingToLearn(found=str(target), wanted="a generation not fitted yet")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=f".{generation}-", dir=target.parent))
+    try:
+        manifest = _Fit(log, config, report).into(draft, generation, created_ms, reasoner)
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        (draft / MANIFEST_NAME).write_bytes(text + b"\n")
+        draft.chmod(0o755)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+class _Fit:
+    """The stages of one fit, in order."""
+
+    def __init__(self, log: Log, config: FitConfig, report: Callable[[FitProgress], None]) -> None:
+        self._log = log
+        self._config = config
+        self._report = report
+
+    def into(
+        self, folder: Path, generation: int, created_ms: int, reasoner: LocalReasoner | None
+    ) -> GenerationManifest:
+        log, config = self._log, self._config
+        encoder = self._encoder()
+        encoder.save(folder)
+        index = self._index(encoder, folder)
+        examples = self._examples(reasoner or LocalReasoner())
+        tensors = ExampleTensors.build(
+            examples.rows, encoder.encode(examples.texts), index, log.scenarios
+        )
+        generator, last = self._generator(tensors, index, encoder.dim)
+        save_generator(folder, generator)
+        return GenerationManifest(
+            generation=generation,
+            created_ms=created_ms,
+            scenarios=list(log.scenarios),
+            encoder_id=encoder.encoder_id,
+            preset=config.preset,
+            seed=config.training.seed,
+            items=len(log.items),
+            actions=len(log.actions),
+            rows=len(tensors),
+            rows_with_instruction=int((tensors.text_R != NO_TEXT).sum()),
+            distinct_semantic_ids=len(index.sids),
+            steps=config.training.steps,
+            code_ce=float(np.mean([step.code_ce for step in last])),
+            item_ce=float(np.mean([step.item_ce for step in last])),
+            torch_version=str(torch.__version__),
+        )
+
+    def _encoder(self) -> CharacterEncoder:
+        """Fitted on titles, categories and queries (STACK, Text encoders), then frozen."""
+        if not self._log.items:
+            raise NothingToLearn(found="no item", wanted="a catalogue")
+        self._tell("text encoder", 0, 1)
+        texts = [item_text(item) for item in self._log.items]
+        texts += sorted({item.category for item in self._log.items})
+        said = Counter(action.query for action in self._log.actions if action.query)
+        texts += [query for query, times in said.most_common(MAX_QUERIES) if times > 1]
+        encoder = CharacterEncoder.fit(texts)
+        self._tell("text encoder", 1, 1, f"{len(texts)} texts, {encoder.dim} dimensions")
+        return encoder
+
+    def _index(self, encoder: CharacterEncoder, folder: Path) -> ItemIndex:
+        self._tell("semantic IDs", 0, 1)
+        items, scenarios = self._log.items, self._log.scenarios
+        embeddings = encoder.encode([item_text(item) for item in items])
+        codebooks = fit_codebooks(embeddings, self._config.codebooks)
+        codebooks.save(folder)
+        shown = [[i.scenarios is None or s in i.scenarios for i in items] for s in scenarios]
+        index = ItemIndex.build(
+            keys=torch.tensor([item_key_of(item.item_id) for item in items]),
+            codes=torch.from_numpy(codebooks.assign(embeddings)),
+            content=torch.from_numpy(embeddings),
+            in_stock=torch.tensor([item.in_stock for item in items]),
+            scenarios=torch.tensor(shown),
+        )
+        note = f"{len(items)} items, {len(index.sids)} semantic IDs"
+        self._tell("semantic IDs", 1, 1, note)
+        return index
+
+    def _examples(self, reasoner: LocalReasoner) -> Examples:
+        self._tell("training rows", 0, 1)
+        log, config = self._log, self._config
+        replay = InstructionReplay(
+            reasoner=reasoner,
+            windows=log.windows,
+            items=item_rows(log.items),
+            profiles=log.profiles,
+        )
+        rng = Random(config.training.seed)
+        examples = ExampleBuilder(replay, config.examples, rng).build(log.actions)
+        if len(examples.rows) > config.max_rows:
+            examples = examples.sample(config.max_rows, rng)
+        if not examples.rows:
+            found = f"{len(log.actions)} actions without a choice of an item"
+            raise NothingToLearn(found=found, wanted="clicks, carts or orders")
+        note = f"{len(examples.rows)} rows, {len(examples.texts)} instructions"
+        self._tell("training rows", 1, 1, note)
+        return examples
+
+    def _generator(
+        self, tensors: ExampleTensors, index: ItemIndex, content_dim: int
+    ) -> tuple[Generator, list[Progress]]:
+        if len(tensors) == 0:
+            raise NothingToLearn(found="choices of unknown items", wanted="items of the catalogue")
+        config = self._config
+        sizes = replace(
+            PRESETS[config.preset],
+            levels=index.depth,
+            codes=config.codebooks.codes,
+            content_dim=content_dim,
+            scenarios=len(self._log.scenarios),
+            dropout=config.dropout,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            generator = Generator(sizes)
+            steps = train(generator, tensors, index, config.training, self._step_done)
+        return generator, steps[-max(1, len(steps) // 10) :]
+
+    def _step_done(self, step: Progress) -> None:
+        note = f"epoch {step.epoch}, loss {step.loss:.2f}"
+        self._tell("generator", step.step, step.steps, note)
+
+    def _tell(self, stage: str, done: int, total: int, note: str = "") -> None:
+        self._report(FitProgress(stage=stage, done=done, total=total, note=note))

@@ -1,0 +1,133 @@
+"""Beam search against brute force over all semantic IDs."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.decoding.beam_search import SearchResult, beam_search, first_best
+from models.decoding.item_index import ItemIndex
+from models.decoding.legal import CodeHead
+from tests.models.decoding.brute_force import Sid, TableStates, best_by_beams, legal_logprobs
+
+CODES = 5
+BEAMS = st.integers(1, 4) | st.integers(5, 50)  # narrower than a node has children, and wider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A catalogue, logits by prefix, who is eligible, and a width."""
+
+    sids: list[Sid]
+    eligible: list[bool]
+    logits: dict[Sid, list[float]]
+    beams: int
+
+
+@st.composite
+def cases(draw: st.DrawFn, logit: st.SearchStrategy[float], fewest: int = 1) -> Case:
+    depth = draw(st.integers(1, 4) if fewest == 1 else st.just(2))
+    sid = st.tuples(*[st.integers(0, CODES - 1)] * depth)
+    sids = draw(st.lists(sid, min_size=fewest, max_size=40))
+    eligible = draw(st.lists(st.booleans(), min_size=len(sids), max_size=len(sids)))
+    prefixes = TableStates.of(sids).prefixes
+    rows = st.lists(logit, min_size=CODES, max_size=CODES)
+    logits = {prefix: draw(rows) for prefix in prefixes}
+    return Case(sids=sids, eligible=eligible, logits=logits, beams=draw(BEAMS))
+
+
+def search(case: Case) -> tuple[ItemIndex, SearchResult]:
+    index = ItemIndex.build(
+        keys=torch.arange(len(case.sids)),
+        codes=torch.tensor(case.sids),
+        content=torch.zeros(len(case.sids), 1),
+    )
+    states = TableStates.of(case.sids)
+    weight = torch.zeros(index.depth, CODES, states.width)
+    for prefix, place in states.prefixes.items():
+        weight[len(prefix), :, place] = torch.tensor(case.logits[prefix])
+    head = CodeHead(weight, torch.zeros(index.depth, CODES))
+    alive = index.alive(torch.tensor([case.eligible]))
+    return index, beam_search(states, head, index, alive, case.beams)
+
+
+def live_sids(case: Case) -> set[Sid]:
+    return {sid for sid, ok in zip(case.sids, case.eligible, strict=True) if ok}
+
+
+def found(index: ItemIndex, result: SearchResult) -> list[Sid]:
+    live_W = result.live_BW[0]
+    return [tuple(sid) for sid in index.sids[result.leaves_BW[0][live_W]].tolist()]
+
+
+# Logits a tenth apart or equal: sums that differ are further apart than float32's rounding.
+SPACED = st.integers(-40, 40).map(lambda number: number * 0.73)
+EQUAL = st.just(0.0)
+
+
+@given(cases(SPACED) | cases(SPACED, fewest=25))
+@settings(max_examples=80)
+def test_the_search_keeps_what_brute_force_over_all_legal_sids_keeps(case: Case) -> None:
+    index, result = search(case)
+    logprobs = legal_logprobs(case.sids, case.logits)
+    wanted = best_by_beams(logprobs, live_sids(case), case.beams)
+    scores = [score for _, score in wanted]
+    assert result.scores_BW[0][result.live_BW[0]].tolist() == pytest.approx(scores, abs=1e-4)
+    assert set(found(index, result)) <= live_sids(case)
+
+
+@given(cases(EQUAL))
+@settings(max_examples=30)
+def test_of_equal_scores_the_smaller_sid_is_kept_and_stands_first(case: Case) -> None:
+    index, result = search(case)
+    logprobs = legal_logprobs(case.sids, case.logits)
+    wanted = best_by_beams(logprobs, live_sids(case), case.beams)
+    assert found(index, result) == [sid for sid, _ in wanted]
+
+
+@given(cases(SPACED))
+@settings(max_examples=30)
+def test_a_search_as_wide_as_the_catalogue_is_the_full_enumeration(case: Case) -> None:
+    case = Case(sids=case.sids, eligible=case.eligible, logits=case.logits, beams=len(case.sids))
+    index, result = search(case)
+    logprobs = legal_logprobs(case.sids, case.logits)
+    assert set(found(index, result)) == live_sids(case)
+    for sid, own in zip(
+        found(index, result), result.logprobs_BWL[0][result.live_BW[0]].tolist(), strict=True
+    ):
+        assert own == pytest.approx(logprobs[sid], abs=1e-4)
+
+
+@given(cases(SPACED))
+@settings(max_examples=30)
+def test_as_many_sids_return_as_are_live_up_to_the_width_and_none_twice(case: Case) -> None:
+    index, result = search(case)
+    sids = found(index, result)
+    assert len(sids) == min(case.beams, len(live_sids(case)))
+    assert len(set(sids)) == len(sids)
+
+
+@given(cases(SPACED))
+@settings(max_examples=60)
+def test_masks_remove_beams_and_never_change_the_log_probs_of_the_rest(case: Case) -> None:
+    everything = [True] * len(case.sids)
+    wide = Case(sids=case.sids, eligible=everything, logits=case.logits, beams=60)
+    masked = Case(sids=case.sids, eligible=case.eligible, logits=case.logits, beams=60)
+    index, full = search(wide)
+    _, part = search(masked)
+    unmasked = dict(zip(found(index, full), full.logprobs_BWL[0].tolist(), strict=False))
+    for sid, own in zip(
+        found(index, part), part.logprobs_BWL[0][part.live_BW[0]].tolist(), strict=True
+    ):
+        assert own == pytest.approx(unmasked[sid], abs=1e-5)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 35))
+def test_first_best_takes_the_first_of_equals_in_rising_places(
+    values: list[int], count: int
+) -> None:
+    scores = torch.tensor([values], dtype=torch.float32)
+    wanted = sorted(sorted(range(len(values)), key=lambda place: -values[place])[:count])
+    assert first_best(scores, count)[0].tolist() == wanted

@@ -1,0 +1,128 @@
+"""The item index against dictionaries."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.decoding.item_index import UNKNOWN, ItemIndex, ItemIndexInvalid, UnknownSemanticId
+
+CODES = 4
+SIDS = st.integers(1, 4).flatmap(
+    lambda depth: st.lists(st.tuples(*[st.integers(0, CODES - 1)] * depth), min_size=1, max_size=40)
+)
+
+
+def build(sids: list[tuple[int, ...]], **changes: torch.Tensor) -> ItemIndex:
+    count = len(sids)
+    arrays = {
+        "keys": torch.arange(count) * 7 + 100,
+        "codes": torch.tensor(sids),
+        "content": torch.zeros(count, 2),
+    }
+    return ItemIndex.build(**{**arrays, **changes})
+
+
+@given(SIDS)
+def test_every_level_holds_the_distinct_prefixes_in_order(sids: list[tuple[int, ...]]) -> None:
+    index = build(sids)
+    for length, level in enumerate(index.levels, 1):
+        prefixes = sorted({sid[:length] for sid in sids})
+        assert level.codes.tolist() == [prefix[-1] for prefix in prefixes]
+    assert [tuple(sid) for sid in index.sids.tolist()] == sorted(set(sids))
+
+
+@given(SIDS)
+def test_children_are_the_longer_prefixes_and_leaves_hold_their_items(
+    sids: list[tuple[int, ...]],
+) -> None:
+    index = build(sids)
+    for length in range(1, index.depth):
+        parents = sorted({sid[:length] for sid in sids})
+        longer = sorted({sid[: length + 1] for sid in sids})
+        nodes, real = index.children(length, torch.arange(len(parents)))
+        for parent, row, mask in zip(parents, nodes.tolist(), real.tolist(), strict=True):
+            own = [node for node, there in zip(row, mask, strict=True) if there]
+            assert [longer[node] for node in own] == [p for p in longer if p[:-1] == parent]
+    leaves = sorted(set(sids))
+    rows, real = index.leaf_items(torch.arange(len(leaves)))
+    for leaf, row, mask in zip(leaves, rows.tolist(), real.tolist(), strict=True):
+        items = [item for item, there in zip(row, mask, strict=True) if there]
+        assert items == [item for item, sid in enumerate(sids) if sid == leaf]
+
+
+@given(SIDS, st.data())
+def test_a_node_is_alive_iff_an_eligible_item_stands_below(
+    sids: list[tuple[int, ...]], data: st.DataObject
+) -> None:
+    index = build(sids)
+    row = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
+    eligible = data.draw(st.lists(row, min_size=2, max_size=2))
+    alive = index.alive(torch.tensor(eligible))
+    for request in range(2):
+        for length, level in enumerate(alive, 1):
+            prefixes = sorted({sid[:length] for sid in sids})
+            wanted = [
+                any(ok and s[:length] == p for s, ok in zip(sids, eligible[request], strict=True))
+                for p in prefixes
+            ]
+            assert level[request].tolist() == wanted
+
+
+@given(SIDS)
+def test_nodes_of_finds_every_prefix(sids: list[tuple[int, ...]]) -> None:
+    index = build(sids)
+    nodes = index.nodes_of(torch.tensor(sids))
+    for sid, found in zip(sids, nodes.tolist(), strict=True):
+        for length, node in enumerate(found, 1):
+            assert sorted({s[:length] for s in sids})[node] == sid[:length]
+
+
+def test_eligible_is_stock_and_scenario_and_not_excluded() -> None:
+    index = build(
+        [(0,), (1,), (2,), (3,)],
+        in_stock=torch.tensor([True, False, True, True]),
+        scenarios=torch.tensor([[True] * 4, [True, True, False, True]]),
+    )
+    excluded = torch.tensor([[121, -1, 5], [-1, -1, -1]])
+    eligible = index.eligible(torch.tensor([0, 1]), excluded)
+    assert eligible.tolist() == [[True, False, True, False], [True, False, False, True]]
+
+
+def test_rows_follow_the_keys_whatever_the_order_they_came_in() -> None:
+    index = build([(3,), (1,), (2,)], keys=torch.tensor([30, 10, 20]))
+    assert index.rows_of(torch.tensor([30, 11, 10, 99, -1])).tolist() == [
+        2, UNKNOWN, 0, UNKNOWN, UNKNOWN,
+    ]  # fmt: skip
+    assert index.sid_of(30) == (3,)
+    assert index.sid_of(31) is None
+
+
+def test_structure_takes_two_bytes_a_leaf_and_six_an_inner_node() -> None:
+    sids = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(4))
+    index = build([tuple(sid) for sid in sids.tolist()])
+    first, second, leaf = index.levels
+    inner = sum(level.codes.nbytes + level.first_child.nbytes for level in (first, second))
+    edges = 2 * 4  # one closing edge a level
+    assert inner + leaf.codes.nbytes - edges == 6 * 4 + 6 * 16 + 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"keys": torch.tensor([1, 1])}, "keys"),
+        ({"codes": torch.tensor([[0], [-1]])}, "codes"),
+        ({"content": torch.zeros(3, 2)}, "content"),
+        ({"in_stock": torch.ones(3, dtype=torch.bool)}, "in_stock"),
+    ],
+)
+def test_arrays_of_two_catalogues_are_refused_by_name(
+    changes: dict[str, torch.Tensor], field: str
+) -> None:
+    with pytest.raises(ItemIndexInvalid, match=field):
+        build([(0,), (1,)], **changes)
+
+
+def test_a_sid_that_no_item_has_is_named() -> None:
+    with pytest.raises(UnknownSemanticId, match=r"\(1, 9\)"):
+        build([(1, 0), (2, 1)]).nodes_of(torch.tensor([[1, 0], [1, 9]]))

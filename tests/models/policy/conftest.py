@@ -1,0 +1,14 @@
+"""One torch thread, as in the trainer: tiny tensors gain nothing from two, and lose under load."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

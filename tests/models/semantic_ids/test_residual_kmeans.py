@@ -1,0 +1,136 @@
+"""RQ-KMeans, frozen assignment and the quality report."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.semantic_ids.assignment import Codebooks, EmbeddingsMismatch
+from models.semantic_ids.quality import quality_report
+from models.semantic_ids.residual_kmeans import (
+    CodebookConfigInvalid,
+    ResidualKMeansConfig,
+    fit_codebooks,
+)
+
+CONFIG = ResidualKMeansConfig(codes=8, iterations=10)
+CATEGORIES = [f"c{number % 6}" for number in range(300)]
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    centres = rng.standard_normal((6, 16)) * 3
+    return np.stack([centres[n % 6] + rng.standard_normal(16) for n in range(300)])
+
+
+@pytest.fixture(scope="module")
+def codebooks(embeddings: np.ndarray) -> Codebooks:
+    return fit_codebooks(embeddings, CONFIG)
+
+
+def nearest_one_by_one(codebooks: Codebooks, embedding: np.ndarray) -> list[int]:
+    residual, codes = embedding.astype(np.float64), []
+    for centroids in codebooks.centroids.astype(np.float64):
+        distances = [float(((residual - c) ** 2).sum()) for c in centroids]
+        codes.append(int(np.argmin(distances)))
+        residual = residual - centroids[codes[-1]]
+    return codes
+
+
+def test_each_level_takes_the_nearest_code_of_the_residual(
+    codebooks: Codebooks, embeddings: np.ndarray
+) -> None:
+    sids = codebooks.assign(embeddings)
+    assert sids.dtype == np.int16
+    assert sids.tolist() == [nearest_one_by_one(codebooks, row) for row in embeddings]
+
+
+def test_the_same_input_gives_the_same_codebooks(
+    codebooks: Codebooks, embeddings: np.ndarray
+) -> None:
+    again = fit_codebooks(embeddings, CONFIG)
+    np.testing.assert_array_equal(again.centroids, codebooks.centroids)
+
+
+def test_an_item_alone_gets_the_codes_it_got_in_a_batch(
+    codebooks: Codebooks, embeddings: np.ndarray
+) -> None:
+    alone = np.concatenate([codebooks.assign(row[None]) for row in embeddings])
+    np.testing.assert_array_equal(alone, codebooks.assign(embeddings))
+
+
+def test_every_level_leaves_less_of_the_embedding(embeddings: np.ndarray) -> None:
+    left = []
+    for levels in (1, 2, 3):
+        config = ResidualKMeansConfig(codes=8, iterations=10, levels=levels)
+        residuals = fit_codebooks(embeddings, config).residuals(embeddings)
+        left.append(float((residuals**2).sum()))
+    assert left[0] > left[1] > left[2]
+
+
+def test_saved_codebooks_assign_as_before(
+    codebooks: Codebooks, embeddings: np.ndarray, tmp_path: Path
+) -> None:
+    codebooks.save(tmp_path)
+    loaded = Codebooks.load(tmp_path)
+    np.testing.assert_array_equal(loaded.assign(embeddings), codebooks.assign(embeddings))
+    assert (loaded.levels, loaded.codes) == (3, 8)
+
+
+def test_a_catalogue_smaller_than_the_codebook_is_stored_exactly() -> None:
+    items = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    small = fit_codebooks(np.concatenate([items, items]), CONFIG)
+    sids = small.assign(items)
+    assert len(np.unique(sids[:, 0])) == 5
+    np.testing.assert_allclose(small.residuals(items), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (np.zeros((2, 3)), r"shape \(2, 3\), wanted \[n, 16\]"),
+        (np.zeros(16), "shape"),
+        (np.full((1, 16), np.nan), "NaN"),
+    ],
+)
+def test_embeddings_of_another_encoder_are_refused(
+    codebooks: Codebooks, broken: np.ndarray, message: str
+) -> None:
+    with pytest.raises(EmbeddingsMismatch, match=message):
+        codebooks.assign(broken)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [(ResidualKMeansConfig(codes=0), "codes"), (ResidualKMeansConfig(levels=0), "levels")],
+)
+def test_impossible_sizes_are_refused_by_name(config: ResidualKMeansConfig, field: str) -> None:
+    with pytest.raises(CodebookConfigInvalid, match=field):
+        fit_codebooks(np.zeros((3, 2)), config)
+
+
+def test_the_report_counts_what_a_hand_count_counts(
+    codebooks: Codebooks, embeddings: np.ndarray
+) -> None:
+    twice = np.concatenate([embeddings, embeddings[:10]])
+    report = quality_report(codebooks, twice, CATEGORIES + CATEGORIES[:10])
+    sids = [tuple(sid) for sid in codebooks.assign(twice).tolist()]
+    shared = [sid for sid in sids if sids.count(sid) > 1]
+    assert report.items == 310
+    assert report.distinct_sids == len(set(sids))
+    assert report.collision_rate == pytest.approx(len(shared) / 310)
+    assert report.items_per_sid[-1] == max(sids.count(sid) for sid in sids)
+    assert report.coverage[0] == len({sid[0] for sid in sids}) / 8
+    assert report.coverage[2] == len(set(sids)) / 8**3
+
+
+def test_purity_is_one_for_categories_far_apart_and_a_sixth_for_random_ones(
+    codebooks: Codebooks, embeddings: np.ndarray
+) -> None:
+    told = quality_report(codebooks, embeddings, CATEGORIES)
+    rng = np.random.default_rng(0)
+    mixed = quality_report(codebooks, embeddings, rng.permutation(CATEGORIES).tolist())
+    assert told.purity > 0.95
+    assert mixed.purity < 0.4
+    assert 0 < told.reconstruction_error < 0.2
