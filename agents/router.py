@@ -1,0 +1,235 @@
+"""The router: reads `actions`, keeps history and popularity in Redis, forwards high-value actions.
+
+One batch, in the order of guarantee 3 (docs/architecture.md); a crash between two steps repeats
+the batch, and every step is idempotent:
+
+1. decode, validate, tell duplicates and misrouted keys apart (`agents/routing.py`);
+2. one Lua call: history and popularity of all users of the batch;
+3. produce high-value actions, then the watermark of each partition; dead letters; misrouted ones;
+4. await every acknowledgement;
+5. commit the offsets.
+"""
+
+import concurrent.futures
+import logging
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import redis
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from agents.routing import Arrived, Batch, Routing
+from agents.settings import Settings
+from schemas import topics
+from schemas.actions import Watermark
+from streams import metrics
+from streams.admin import check_topics
+from streams.dead_letters import DeadLetters, Source
+from streams.producer import Delivered, RecordProducer
+from streams.redis_client import router_client
+from streams.redis_history import HistoryWriter
+
+NAME = "router"
+GROUP = "oxygenrec-router"
+POLL_S = 0.1  # a part-filled batch waits this long: it bounds the delay of a quiet stream
+REDIS_RETRY_S = 0.5
+END_TIMEOUT_S = 1.0
+SESSION_TIMEOUT_MS = 10_000  # a killed router's partitions move after this long
+
+logger = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """Returns the wall clock."""
+    return time.time_ns() // 1_000_000
+
+
+def run(settings: Settings) -> None:
+    """Routes until SIGTERM or SIGINT. Raises `TopicsDiffer`, `UndeliveredRecord`."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: stop.set())
+    Router(settings).run(stop)
+
+
+class Router:
+    """One member of the group `oxygenrec-router`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects. Raises `TopicsDiffer` when the broker lacks our topics."""
+        kafka = settings.kafka
+        check_topics(kafka, (topics.ACTIONS, topics.HIGH_VALUE_ACTIONS, topics.DEAD_LETTERS))
+        self._config = settings.router
+        self._routing = Routing(
+            settings.router, frozenset(settings.serving.scenarios), kafka.partitions
+        )
+        self._producer = RecordProducer(kafka, f"oxygenrec-{NAME}")
+        self._dead_letters = DeadLetters(self._producer, NAME, now_ms)
+        self._history = HistoryWriter(router_client(settings.redis), settings.router.history_length)
+        self._positions: dict[int, int] = {}
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": kafka.bootstrap,
+                "client.id": f"oxygenrec-{NAME}",
+                "group.id": GROUP,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "partition.assignment.strategy": "range",
+                "session.timeout.ms": SESSION_TIMEOUT_MS,
+                "check.crcs": kafka.check_crcs,
+                "fetch.wait.max.ms": 100,
+            },
+            logger=logger,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Routes batches and announces watermarks until `stop` is set, then leaves the group."""
+        self._consumer.subscribe(
+            [topics.ACTIONS], on_assign=self._assigned, on_revoke=self._revoked
+        )
+        logger.info("router started", extra={"clock": self._config.clock})
+        due_s = time.monotonic()
+        try:
+            while not stop.is_set():
+                self._route(self._consumer.consume(self._config.batch, POLL_S), stop)
+                if time.monotonic() >= due_s:
+                    self._look_for_ends()
+                    self._await(self._send_watermarks())
+                    due_s = time.monotonic() + self._config.watermark_ms / 1_000
+        finally:
+            self._consumer.close()
+            self._producer.close()
+            logger.info("router stopped")
+
+    def _route(self, messages: Sequence[Message], stop: threading.Event) -> None:
+        arrived = [entry for message in messages if (entry := _arrived(message)) is not None]
+        if not arrived:
+            return
+        batch = self._routing.route(arrived, now_ms())
+        if not self._write_history(batch, stop):
+            return  # stopped while Redis was away: nothing is committed, the batch comes again
+        self._await(self._send(batch))
+        self._commit(batch)
+        self._routing.done(batch)
+        _count(batch, len(arrived))
+
+    def _write_history(self, batch: Batch, stop: threading.Event) -> bool:
+        """Writes until Redis has it. Without Redis nothing may go on: history comes first."""
+        while not stop.is_set():
+            try:
+                fresh = self._history.write(batch.history)
+            except redis.RedisError as error:
+                logger.warning("Redis does not take history", extra={"cause": str(error)})
+                stop.wait(REDIS_RETRY_S)
+            else:
+                metrics.ROUTED.labels(kind="history").inc(fresh)
+                return True
+        return False
+
+    def _send(self, batch: Batch) -> list[Future[Delivered]]:
+        """Queues everything the batch asks for, watermarks behind the actions they speak about."""
+        sent = [
+            self._producer.send(
+                topics.HIGH_VALUE_ACTIONS, action, action.user_id, partition=partition
+            )
+            for partition, action in batch.high_value
+        ]
+        sent += self._send_watermarks()
+        sent += [
+            self._producer.send(topics.ACTIONS, source.value, user_id)
+            for user_id, source in batch.misrouted
+        ]
+        sent += [self._dead_letters.send(source, why) for source, why in batch.dead]
+        return sent
+
+    def _send_watermarks(self) -> list[Future[Delivered]]:
+        risen = self._routing.news()
+        sent = []
+        for partition, watermark_ms in risen.items():
+            record = Watermark(watermark_ms=watermark_ms)
+            sent.append(
+                self._producer.send(topics.HIGH_VALUE_ACTIONS, record, None, partition=partition)
+            )
+            metrics.WATERMARK_SECONDS.labels(worker=NAME, partition=partition).set(
+                watermark_ms / 1_000
+            )
+        self._routing.announced(risen)
+        return sent
+
+    def _await(self, sent: list[Future[Delivered]]) -> None:
+        """Returns when all is acknowledged. Raises `UndeliveredRecord`: the worker starts again."""
+        for future in concurrent.futures.as_completed(sent):
+            future.result()
+
+    def _commit(self, batch: Batch) -> None:
+        offsets = [TopicPartition(topics.ACTIONS, p, at) for p, at in batch.positions.items()]
+        self._positions.update(batch.positions)
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            # The partitions have moved: their new owner repeats the batch, which changes nothing.
+            logger.warning("offsets not committed", extra={"cause": str(error)})
+
+    def _look_for_ends(self) -> None:
+        """Lets the wall clock speak for partitions that hold nothing unread (not in a replay)."""
+        if self._config.clock != "live":
+            return
+        for partition, position in self._positions.items():
+            asked_ms = now_ms()  # before the question: what is appended later carries a later time
+            try:
+                _, end = self._consumer.get_watermark_offsets(
+                    TopicPartition(topics.ACTIONS, partition), timeout=END_TIMEOUT_S
+                )
+            except KafkaException as error:
+                logger.warning("end of partition unknown", extra={"cause": str(error)})
+                return
+            if position >= end:
+                self._routing.read_to_end(partition, asked_ms)
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        committed = consumer.committed(partitions, timeout=10.0)
+        self._positions = {}
+        for place in committed:
+            start = place.offset
+            if start < 0:
+                start, _ = consumer.get_watermark_offsets(place, timeout=10.0)
+            self._positions[place.partition] = start
+        self._routing.assign(self._positions)
+        logger.info("partitions assigned", extra={"partitions": sorted(self._positions)})
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._positions = {}
+        self._routing.assign(())
+
+
+def _arrived(message: Message) -> Arrived | None:
+    error = message.error()
+    if error is not None:
+        if error.fatal():
+            raise KafkaException(error)
+        logger.warning("Kafka reports an error", extra={"cause": error.str()})
+        return None
+    partition, offset = message.partition(), message.offset()
+    if partition is None or offset is None:
+        return None
+    source = Source(
+        topic=topics.ACTIONS,
+        partition=partition,
+        offset=offset,
+        key=message.key(),
+        value=message.value(),
+    )
+    return Arrived(source=source, append_ms=message.timestamp()[1])
+
+
+def _count(batch: Batch, consumed: int) -> None:
+    metrics.CONSUMED.labels(worker=NAME, topic=topics.ACTIONS).inc(consumed)
+    metrics.ROUTED.labels(kind="high_value").inc(len(batch.high_value))
+    metrics.DUPLICATES.labels(worker=NAME).inc(batch.duplicates)
+    metrics.MISROUTED.inc(len(batch.misrouted))
+    if batch.dead:
+        logger.warning("records refused", extra={"records": len(batch.dead)})

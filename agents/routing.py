@@ -1,0 +1,162 @@
+"""Decides what becomes of a batch of `actions`. Pure: clocks and messages are passed in.
+
+The router acts on the result (`agents/router.py`) and says when it is done: only then are the
+events of the batch remembered, so that a repeat of them is told from a first time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agents.settings import RouterConfig
+from schemas import topics
+from schemas.actions import ActionRecord, UserAction, UserErased
+from schemas.codec import RECORDS, Decoder
+from schemas.dead_letters import Rejection, reject_action
+from schemas.errors import InvalidRecord
+from streams.dead_letters import Source, rejection_of
+from streams.partitioner import partition_of
+from streams.watermarks import SourceWatermark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """One message of `actions` with the broker's append time."""
+
+    source: Source
+    append_ms: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a batch asks for; `positions` holds the next offset by partition."""
+
+    history: list[UserAction | UserErased] = field(default_factory=list)
+    high_value: list[tuple[int, UserAction]] = field(default_factory=list)
+    misrouted: list[tuple[str, Source]] = field(default_factory=list)
+    dead: list[tuple[Source, Rejection]] = field(default_factory=list)
+    positions: dict[int, int] = field(default_factory=dict)
+    events: dict[int, list[str]] = field(default_factory=dict)
+    duplicates: int = 0
+
+
+class RememberedEvents:
+    """The newest event ids of a partition. It saves work and counts; no guarantee rests on it."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._events: dict[str, None] = {}
+
+    def __contains__(self, event: str) -> bool:
+        return event in self._events
+
+    def add(self, events: Iterable[str]) -> None:
+        """Remembers events and forgets the oldest beyond the length."""
+        for event in events:
+            self._events[event] = None
+        while len(self._events) > self._length:
+            del self._events[next(iter(self._events))]
+
+
+class Routing:
+    """The state of the assigned partitions: watermarks and remembered events."""
+
+    def __init__(self, config: RouterConfig, scenarios: frozenset[str], partitions: int) -> None:
+        self._config = config
+        self._scenarios = scenarios
+        self._partitions = partitions
+        self._decoder: Decoder[ActionRecord] = Decoder(RECORDS[topics.ACTIONS])
+        self._high_value = frozenset(config.high_value)
+        self._watermarks: dict[int, SourceWatermark] = {}
+        self._remembered: dict[int, RememberedEvents] = {}
+        self._announced: dict[int, int] = {}
+
+    def assign(self, partitions: Iterable[int]) -> None:
+        """Starts afresh with these partitions; of others nothing is kept."""
+        assigned = set(partitions)
+        self._watermarks = {p: self._fresh_watermark() for p in assigned}
+        self._announced.clear()
+        for partition in self._remembered.keys() - assigned:
+            del self._remembered[partition]
+
+    def route(self, arrived: Iterable[Arrived], now_ms: int) -> Batch:
+        """Returns what the messages ask for; within one partition they are in the log's order."""
+        batch = Batch()
+        seen: set[tuple[int, str]] = set()
+        for message in arrived:
+            source = message.source
+            batch.positions[source.partition] = source.offset + 1
+            try:
+                record = self._decoder.decode(source.value or b"")
+            except InvalidRecord as error:
+                batch.dead.append((source, rejection_of(error)))
+                continue
+            if partition_of(record.user_id.encode(), self._partitions) != source.partition:
+                batch.misrouted.append((record.user_id, source))
+                continue
+            self._route_record(record, message, now_ms, batch, seen)
+        return batch
+
+    def done(self, batch: Batch) -> None:
+        """Remembers the events of a batch whose effects are all acknowledged."""
+        for partition, events in batch.events.items():
+            remembered = self._remembered.get(partition)
+            if remembered is None:
+                remembered = RememberedEvents(self._config.remembered_events)
+                self._remembered[partition] = remembered
+            remembered.add(events)
+
+    def read_to_end(self, partition: int, now_ms: int) -> None:
+        """Says that a partition was read to its end, asked for after `now_ms` was taken."""
+        if partition in self._watermarks:
+            self._watermarks[partition].read_to_end(now_ms)
+
+    def news(self) -> dict[int, int]:
+        """Returns the watermarks that rose since `announced`, by partition."""
+        return {
+            partition: watermark.watermark_ms
+            for partition, watermark in self._watermarks.items()
+            if watermark.watermark_ms is not None
+            and watermark.watermark_ms != self._announced.get(partition)
+        }
+
+    def announced(self, watermarks: dict[int, int]) -> None:
+        """Says that these watermarks are acknowledged in `high-value-actions`."""
+        self._announced.update(watermarks)
+
+    def _route_record(
+        self,
+        record: ActionRecord,
+        message: Arrived,
+        now_ms: int,
+        batch: Batch,
+        seen: set[tuple[int, str]],
+    ) -> None:
+        source = message.source
+        event = f"{record.user_id}\n{record.event_id}"
+        if isinstance(record, UserErased):
+            batch.history.append(record)
+            return
+        rejection = reject_action(record, now_ms=now_ms, scenarios=self._scenarios)
+        if rejection is not None:
+            batch.dead.append((source, rejection))
+            return
+        self._watermark(source.partition).observe(record.event_time_ms, message.append_ms)
+        if (source.partition, event) in seen or event in self._known(source.partition):
+            batch.duplicates += 1
+            return
+        seen.add((source.partition, event))
+        batch.events.setdefault(source.partition, []).append(event)
+        batch.history.append(record)
+        if record.action in self._high_value:
+            batch.high_value.append((source.partition, record))
+
+    def _known(self, partition: int) -> RememberedEvents | tuple[()]:
+        return self._remembered.get(partition, ())
+
+    def _watermark(self, partition: int) -> SourceWatermark:
+        if partition not in self._watermarks:
+            self._watermarks[partition] = self._fresh_watermark()
+        return self._watermarks[partition]
+
+    def _fresh_watermark(self) -> SourceWatermark:
+        return SourceWatermark(self._config.clock, self._config.live_lag_ms)

@@ -1,0 +1,133 @@
+"""Publishing into a real Triton while a client keeps asking: no request fails, no version mixes."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.policy_announcements import PolicyAnnouncements
+from agents.policy_follower import PolicyFollower
+from agents.policy_publisher import (
+    Candidate,
+    PolicyPublisher,
+    Publication,
+    ensure_published,
+    open_publisher,
+)
+from models.generator.generator import Generator
+from models.serving.engine import GeneratorEngine
+from schemas.policies import PolicyPublished
+from streams.local.triton import LocalTriton
+from streams.triton_client import TritonGenerator
+from streams.triton_control import TritonControl
+from tests.agents.policy_stack import PolicyStack, policy_stack
+from tests.models.policy.served_world import SCENARIOS, request, served_log
+
+# Each version is a process that imports torch: three of them on two busy cores.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[PolicyStack]:
+    """Triton on an empty repository: the first publish loads the model."""
+    repository = tmp_path / "home" / "model_repository"
+    repository.mkdir(parents=True)
+    (tmp_path / "triton").mkdir()
+    with (
+        LocalTriton(repository, tmp_path / "triton") as triton,
+        policy_stack(tmp_path, triton.grpc_url) as running,
+    ):
+        yield running
+
+
+class Client:
+    """Asks for the announced version without a pause, as an edge does."""
+
+    def __init__(self, stack: PolicyStack) -> None:
+        self.asked_and_answered: list[tuple[int, int]] = []
+        self._generator = TritonGenerator(stack.settings.triton, SCENARIOS)
+        self._follower = PolicyFollower(stack.settings.kafka, self._prepare)
+
+    async def run(self) -> None:
+        async with self._generator, asyncio.TaskGroup() as group:
+            group.create_task(self._follower.run())
+            group.create_task(self._ask())
+
+    async def _prepare(self, announced: PolicyPublished) -> None:
+        await self._generator.prepare(announced.stable_version)
+
+    async def _ask(self) -> None:
+        number = 0
+        while True:
+            if (policy := self._follower.current) is not None:
+                version = policy.stable_version
+                answer = await self._generator.generate(
+                    request(number), version=version, deadline_ms=10_000
+                )
+                self.asked_and_answered.append((version, answer.policy_version))
+            number += 1
+            await asyncio.sleep(0.01)
+
+
+def candidate_of(publisher: PolicyPublisher, seed: int) -> Candidate:
+    served = publisher.served
+    weights = Generator(served.generator.config).eval()
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for own, parent in zip(weights.parameters(), served.generator.parameters(), strict=True):
+            own.copy_(parent + 0.01 * torch.randn(parent.shape, generator=random))
+    steps = served.manifest.steps + 5
+    return Candidate(
+        weights=weights,
+        steps=steps,
+        next_offset=8 * steps,
+        groups_used=20,
+        probes=[event.impression for event in served_log(GeneratorEngine(served), 3)],
+    )
+
+
+async def test_two_publishes_fail_no_request_and_mix_no_version(stack: PolicyStack) -> None:
+    await ensure_published(stack.settings)
+    client, thread = Client(stack), ThreadPoolExecutor(1)
+    asking = asyncio.create_task(client.run())
+    async with open_publisher(stack.settings, stack.producer, thread) as publisher:
+        await publisher.begin()
+        for seed in (1, 2):
+            await asyncio.sleep(1.0)
+            assert await publisher.publish(candidate_of(publisher, seed)) is Publication.PUBLISHED
+        await asyncio.sleep(2.0)
+        assert not asking.done(), asking.exception()
+        asking.cancel()
+    assert {asked for asked, _ in client.asked_and_answered} == {1, 2, 3}
+    assert all(asked == answered for asked, answered in client.asked_and_answered)
+    async with TritonControl(stack.settings.triton) as control:
+        assert [await control.ready(version) for version in (1, 2, 3)] == [False, True, True]
+    thread.shutdown()
+
+
+async def test_a_version_that_triton_cannot_load_leaves_the_served_one(
+    stack: PolicyStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_published(stack.settings)
+    thread = ThreadPoolExecutor(1)
+    async with open_publisher(stack.settings, stack.producer, thread) as publisher:
+        await publisher.begin()
+        candidate, loaded = candidate_of(publisher, 1), publisher.versions.require
+
+        def broken(number: int) -> object:
+            found = loaded(number)
+            (stack.repository / str(number) / "weights.safetensors").write_bytes(b"torn")
+            return found
+
+        monkeypatch.setattr(publisher.versions, "require", broken)
+        assert await publisher.publish(candidate) is Publication.NOT_LOADED
+    announced = await PolicyAnnouncements(stack.settings.kafka, stack.producer).newest()
+    assert announced is not None
+    assert announced.stable_version == 1
+    async with TritonGenerator(stack.settings.triton, SCENARIOS) as generator:
+        answer = await generator.generate(request(0), version=1, deadline_ms=10_000)
+    assert answer.policy_version == 1
+    thread.shutdown()
