@@ -108,10 +108,10 @@ def create_topics(bootstrap: str, table: Sequence[Topic], *, replication: int) -
             raise BrokerUnreachable(
                 bootstrap=bootstrap, request=f"create topic {name}", cause=str(error)
             ) from error
-    _wait_for_leaders(admin, bootstrap, table)
+    _wait_for_leaders(bootstrap, table)
 
 
-def _wait_for_leaders(admin: AdminClient, bootstrap: str, table: Sequence[Topic]) -> None:
+def _wait_for_leaders(bootstrap: str, table: Sequence[Topic]) -> None:
     partitions = {
         TopicPartition(topic.name, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
         for topic in table
@@ -119,6 +119,9 @@ def _wait_for_leaders(admin: AdminClient, bootstrap: str, table: Sequence[Topic]
     }
     deadline = time.monotonic() + LEADER_TIMEOUT_S
     while partitions:
+        # A client of its own each time: one that asked before a leader stood may go on saying "no
+        # leaders found" after the broker's metadata names one (once in 900 topics, on busy cores).
+        admin = admin_client(bootstrap)
         try:
             for future in admin.list_offsets(partitions, request_timeout=5).values():
                 future.result()
