@@ -27,6 +27,9 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
 MODEL_NAME = "model.py"
 MODEL_LINE = "from agents.triton_generator import TritonPythonModel as TritonPythonModel\n"
+# Python would write its bytecode here on the first import, and Triton loads a version anew whose
+# folder has changed: every publish would restart the parent's process too. This file is in its way.
+BYTECODE_GUARD_NAME = "__pycache__"
 FILES = (MODEL_NAME, WEIGHTS_NAME, CONFIG_NAME, INDEX_NAME)
 
 
@@ -85,6 +88,7 @@ def write_version(
     draft = Path(mkdtemp(prefix=f".{target.name}-", dir=repository))
     try:
         (draft / MODEL_NAME).write_text(MODEL_LINE)
+        (draft / BYTECODE_GUARD_NAME).touch()
         save_generator(draft, generator, WEIGHTS_NAME)
         save_index(draft, index)
         hashes = {name: _sha256(draft / name) for name in FILES}

@@ -235,7 +235,6 @@ def _environment(package: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "LD_LIBRARY_PATH": library_path(package),
-        "PYTHONDONTWRITEBYTECODE": "1",  # a published version directory never changes
     }
 
 

@@ -1,6 +1,7 @@
 """Publishing into a real Triton while a client keeps asking: no request fails, no version mixes."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,15 +90,30 @@ def candidate_of(publisher: PolicyPublisher, seed: int) -> Candidate:
     )
 
 
-async def test_two_publishes_fail_no_request_and_mix_no_version(stack: PolicyStack) -> None:
+def stub_of(stack: PolicyStack, version: int) -> int:
+    """Returns the process id of the stub that serves a version."""
+    model = f"{stack.repository / str(version) / 'model.py'}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if model in (process / "cmdline").read_bytes().split(b"\0"):
+                return int(process.name)
+    raise AssertionError(f"no process serves version {version}")
+
+
+async def test_two_publishes_fail_no_request_mix_no_version_and_restart_nothing(
+    stack: PolicyStack,
+) -> None:
     await ensure_published(stack.settings)
     client, thread = Client(stack), ThreadPoolExecutor(1)
     asking = asyncio.create_task(client.run())
     async with open_publisher(stack.settings, stack.producer, thread) as publisher:
         await publisher.begin()
-        for seed in (1, 2):
+        for parent in (1, 2):
             await asyncio.sleep(1.0)
-            assert await publisher.publish(candidate_of(publisher, seed)) is Publication.PUBLISHED
+            stub = stub_of(stack, parent)
+            candidate = candidate_of(publisher, parent)
+            assert await publisher.publish(candidate) is Publication.PUBLISHED
+            assert stub_of(stack, parent) == stub
         await asyncio.sleep(2.0)
         assert not asking.done(), asking.exception()
         asking.cancel()

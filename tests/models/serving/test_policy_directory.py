@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -26,6 +29,7 @@ from models.vectors import pack
 from schemas.catalog import SidAssignment
 from tests.models.generator.small_policy import SCENARIOS, request, small_policy
 
+REPOSITORY_ROOT = Path(__file__).parents[3]
 POLICY = small_policy()
 
 
@@ -53,12 +57,26 @@ def test_a_version_directory_holds_the_files_of_the_contract_and_model_py_one_li
     tmp_path: Path,
 ) -> None:
     folder = write(tmp_path)
-    assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json"}
+    assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json", "__pycache__"}
     assert len((folder / "model.py").read_text().splitlines()) == 1
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"].keys() == set(FILES)
     assert manifest["torch_version"] == torch.__version__
     assert manifest["reward_offsets"] == [0, 0]
+
+
+def test_importing_a_version_does_not_change_its_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+    # As Triton's stub does; sys.dont_write_bytecode is off unless a variable says otherwise.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHONDONTWRITE")}
+    subprocess.run(
+        [sys.executable, "-c", "import model"],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY_ROOT}"},
+        check=True,
+    )
+    assert {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))} == before
 
 
 def test_a_version_is_never_overwritten_and_no_draft_stays(tmp_path: Path) -> None:
