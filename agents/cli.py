@@ -103,7 +103,7 @@ def demo(
     oxygenrec demo --summary summary.json
     oxygenrec demo --data ../shared/data/demo
     """
-    from agents.demo import run_demo
+    from agents.demo.demo import run_demo
 
     with _interruptible():
         run_demo(_settings(), data=data, summary=summary, seed=seed)
@@ -126,7 +126,7 @@ def up(
     oxygenrec up --http-port 8080
     oxygenrec up --data ../shared/data/demo
     """
-    from agents.up import run_up
+    from agents.demo.up import run_up
 
     with _interruptible():
         run_up(_settings(), data=data, http_port=http_port, partitions=partitions)

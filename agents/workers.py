@@ -15,7 +15,7 @@ from schemas.errors import OxygenRecError
 from streams import metrics
 
 WORKERS: dict[str, str] = {
-    "edge": "agents.http",
+    "edge": "agents.edge.http",
     "router": "agents.router",
     "window-aggregator": "agents.window_aggregator",
     "instruction-writer": "agents.instruction_writer",

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 
 from agents.settings import Settings
-from agents.shop import Shop
+from agents.shop.shop import Shop
 from benchmarks.report import finish, parser, show
 from benchmarks.served_generation import Served, serve
 from benchmarks.steering_cases import SteeringCase, cases

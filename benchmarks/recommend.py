@@ -16,16 +16,16 @@ from typing import Any
 from rich.console import Console
 
 from agents.artifact_folders import checkpoint_folder
-from agents.bring_up import BringUp
-from agents.demo_edge import EdgeClient
-from agents.demo_live import HISTORY_BATCH
-from agents.demo_settings import demo_settings
-from agents.demo_source import Source, open_source
-from agents.demo_summary import percentile
-from agents.demo_traffic import Visit, now_ms
-from agents.demo_view import DemoView
-from agents.local_stack import environment_of, stack_spec
-from agents.preparation import Preparation
+from agents.demo.bring_up import BringUp
+from agents.demo.demo_settings import demo_settings
+from agents.demo.edge_client import EdgeClient
+from agents.demo.live import HISTORY_BATCH
+from agents.demo.local_stack import environment_of, stack_spec
+from agents.demo.preparation import Preparation
+from agents.demo.source import Source, open_source
+from agents.demo.summary import percentile
+from agents.demo.traffic import Visit, now_ms
+from agents.demo.view import DemoView
 from agents.settings import Settings
 from benchmarks.report import finish, parser, show
 from models.policy.step_log import StepLog

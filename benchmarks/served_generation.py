@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from agents.demo.training_windows import served_windows
 from agents.settings import Settings
-from agents.shop import Shop
-from agents.shop_shoppers import Shopper
-from agents.training_windows import served_windows
+from agents.shop.shop import Shop
+from agents.shop.shoppers import Shopper
 from models.decoding.item_index import ItemIndex
 from models.generator.files import load_generator
 from models.reasoning.item_text import item_text

@@ -7,8 +7,8 @@ wants comes from the simulator, what the generator is given from the log up to t
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agents.shop import Shop
-from agents.shop_shoppers import Shopper
+from agents.shop.shop import Shop
+from agents.shop.shoppers import Shopper
 from models.features import build_history
 from models.training.examples import chooses
 from models.training.instructions import InstructionReplay, behaviour_of

@@ -7,7 +7,7 @@ from schemas.codec import encode
 from schemas.policies import PolicyPublished
 from streams.connections import KafkaConfig
 from streams.log_reader import LogRecord
-from tests.agents.edge_world import announced
+from tests.agents.edge.edge_world import announced
 
 
 def record(value: bytes | None, offset: int = 0) -> LogRecord:

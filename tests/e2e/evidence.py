@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.recommendation_api import RecommendationAnswer
+from agents.edge.recommendation_api import RecommendationAnswer
 from agents.settings import Settings
 from models.policy.step_log import StepReport
 from schemas import topics

@@ -12,16 +12,16 @@ import httpx
 import msgspec
 from rich.console import Console
 
-from agents.action_intake import ActionsAnswer, Status
 from agents.artifact_folders import checkpoint_folder
-from agents.bring_up import GENERATION, BringUp
-from agents.demo_edge import EdgeClient
-from agents.demo_source import Source, open_source
-from agents.demo_traffic import Visit, now_ms
-from agents.demo_view import DemoView
-from agents.local_stack import environment_of, stack_spec
-from agents.preparation import Preparation
-from agents.recommendation_api import RecommendationAnswer
+from agents.demo.bring_up import GENERATION, BringUp
+from agents.demo.edge_client import EdgeClient
+from agents.demo.local_stack import environment_of, stack_spec
+from agents.demo.preparation import Preparation
+from agents.demo.source import Source, open_source
+from agents.demo.traffic import Visit, now_ms
+from agents.demo.view import DemoView
+from agents.edge.action_intake import ActionsAnswer, Status
+from agents.edge.recommendation_api import RecommendationAnswer
 from agents.settings import Settings
 from models.policy.step_log import StepLog
 from schemas import topics

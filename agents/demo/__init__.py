@@ -1,0 +1,1 @@
+"""The loop on one machine: started, shopped in, watched and summed up."""

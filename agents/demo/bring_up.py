@@ -1,0 +1,135 @@
+"""Brings the whole loop up on this machine, step by step; `oxygenrec up` and the demo share it.
+
+Servers, a generation, the catalogue, version 1, Triton, the workers.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from agents.demo.local_stack import settings_at, worker_specs
+from agents.demo.preparation import POLL_S, Preparation, Progress
+from agents.demo.view import DemoView, Stage
+from agents.exit_codes import ExitCode
+from agents.settings import Settings
+from schemas import topics
+from schemas.catalog import ItemUpsert
+from schemas.errors import OxygenRecError
+from schemas.users import UserProfile
+from streams.local.stack import LocalStack
+from streams.log_reader import LogReader
+from streams.producer import RecordProducer
+
+GENERATION = 1
+INDEX_TIMEOUT_S = 60.0  # 600 items take 2 s; an indexer that joins a busy broker needs 5 s more
+SEND_DEADLINE_MS = 30_000
+# They need no generation: they start while it is trained.
+EARLY = ("router", "window-aggregator", "reward-joiner")
+WITH_GENERATION = ("catalog-indexer", "instruction-writer")
+WITH_POLICY = ("policy-trainer", "edge")
+
+
+class CatalogueNotIndexed(OxygenRecError):
+    """The indexer did not assign semantic IDs to the whole catalogue in time."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, *, found: int, wanted: int, log: Path) -> None:
+        self.found = found
+        super().__init__(
+            f"semantic-ids holds {found} of {wanted} items after {INDEX_TIMEOUT_S:g} s:"
+            f" the log of the catalog-indexer is {log}"
+        )
+
+
+class BringUp:
+    """The steps, in order. Each leaves the stack to be stopped by whoever opened it."""
+
+    def __init__(
+        self, stack: LocalStack, settings: Settings, preparation: Preparation, view: DemoView
+    ) -> None:
+        """Takes an open stack and the preparation that runs beside it."""
+        self.stack = stack
+        self._given = settings
+        self._preparation = preparation
+        self._view = view
+
+    @property
+    def settings(self) -> Settings:
+        """The settings with the addresses that the stack has by now."""
+        return settings_at(self._given, self.stack.addresses, self.stack.home)
+
+    def servers_and_generation(self) -> None:
+        """Starts Kafka, Redis, Triton and the first workers while a generation is trained."""
+        forget_policies(self.stack.home)
+        stages: dict[str, Stage] = {}
+
+        def show(progress: Progress) -> None:
+            if progress.stage not in stages:
+                stages[progress.stage] = self._view.begin(progress.stage, progress.total)
+            stages[progress.stage].advance_to(progress.done, progress.note)
+
+        with self._view.stages(), ThreadPoolExecutor(1) as pool:
+            servers = pool.submit(self._start_servers)
+            try:
+                self._preparation.await_generation(show)
+            finally:
+                servers.result()
+
+    def _start_servers(self) -> None:
+        stage = self._view.begin("Kafka, Redis, Triton", 3)
+        self.stack.start_servers()
+        stage.advance_to(1, self.stack.addresses.kafka_bootstrap)
+        self.stack.start_workers(worker_specs(self._given, EARLY))
+        stage.advance_to(2, ", ".join(EARLY))
+        repository = self.stack.home / "model_repository"
+        repository.mkdir(exist_ok=True)
+        self.stack.start_triton(repository)
+        stage.advance_to(3, self.stack.addresses.triton_grpc_url or "generator in process")
+
+    def catalogue(self, items: Sequence[ItemUpsert], profiles: Sequence[UserProfile]) -> None:
+        """Sends the catalogue and the profiles, and waits until every item has a semantic ID.
+
+        Raises `CatalogueNotIndexed`, `UndeliveredRecords`.
+        """
+        self.stack.start_workers(worker_specs(self._given, WITH_GENERATION))
+        with self._view.stages():
+            stage = self._view.begin("catalogue through Kafka", len(items))
+            with RecordProducer(self.settings.kafka, "oxygenrec-merchant") as producer:
+                for item in items:
+                    producer.send(topics.CATALOG, item, item.item_id)
+                for profile in profiles:
+                    producer.send(topics.USERS, profile, profile.user_id)
+                producer.flush(SEND_DEADLINE_MS)
+            asyncio.run(self._await_index(len(items), stage))
+
+    async def _await_index(self, wanted: int, stage: Stage) -> None:
+        deadline = time.monotonic() + INDEX_TIMEOUT_S
+        async with LogReader(self.settings.kafka, topics.SEMANTIC_IDS) as log:
+            while True:
+                _, found = await log.bounds()
+                stage.advance_to(min(found, wanted), "items with a semantic ID")
+                if found >= wanted:
+                    return
+                if time.monotonic() > deadline:
+                    name = self.stack.home / "logs" / "catalog-indexer.log"
+                    raise CatalogueNotIndexed(found=found, wanted=wanted, log=name)
+                await asyncio.sleep(POLL_S)
+
+    def first_version(self) -> None:
+        """Publishes version 1 with its index snapshot, then starts what serves and trains it."""
+        with self._view.stages():
+            stage = self._view.begin("policy version 1", 2)
+            self._preparation.publish(self.stack.addresses.environment(self.stack.home))
+            stage.advance_to(1, "published")
+            self.stack.start_workers(worker_specs(self._given, WITH_POLICY))
+            stage.advance_to(2, f"{', '.join(WITH_POLICY)}: {self.stack.addresses.http_url}")
+
+
+def forget_policies(home: Path) -> None:
+    """Removes an earlier stack's versions and checkpoints: the log of their offsets is gone."""
+    for name in ("model_repository", "checkpoints"):
+        shutil.rmtree(home / name, ignore_errors=True)

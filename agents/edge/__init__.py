@@ -1,0 +1,1 @@
+"""The HTTP edge: actions in, recommendations out."""

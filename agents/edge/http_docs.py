@@ -1,0 +1,90 @@
+"""The API's description: `/docs/openapi.json`, and `/docs`, a page of our own without a CDN.
+
+Bodies are read by our own decoder (field, found, wanted in every fault), so their schemas come from
+msgspec here.
+"""
+
+import html
+import json
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+
+from agents.edge.recommendation_api import RecommendationRequest
+from schemas.actions import UserAction
+
+REF = "#/components/schemas/{name}"
+BODIES: dict[str, Any] = {
+    "/v1/actions": UserAction | list[UserAction],
+    "/v1/recommendations": RecommendationRequest,
+}
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
+pre{{background:#f4f4f4;padding:.8rem;overflow:auto}} summary{{cursor:pointer}}
+code{{font-weight:600}}</style></head><body><h1>{title}</h1>
+<p>Machine-readable: <a href="/docs/openapi.json">openapi.json</a></p>{operations}
+<h2>Schemas</h2>{schemas}</body></html>"""
+
+
+class CompleteJson(JsonRenderPlugin):
+    """Litestar's description plus the request bodies."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Returns the description as JSON."""
+        return msgspec.json.encode(with_bodies(openapi_schema))
+
+
+class DocsPage(OpenAPIRenderPlugin):
+    """One static page: every operation, every schema."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Returns the page."""
+        complete = with_bodies(openapi_schema)
+        operations = [
+            f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>"
+            f"<p>{html.escape(operation.get('description', ''))}</p>"
+            + _folded("contract", operation)
+            for path, item in complete["paths"].items()
+            for method, operation in item.items()
+        ]
+        schemas = [_folded(n, s) for n, s in complete["components"]["schemas"].items()]
+        return PAGE.format(
+            title=html.escape(complete["info"]["title"]),
+            operations="".join(operations),
+            schemas="".join(schemas),
+        ).encode()
+
+
+def openapi_config(version: str) -> OpenAPIConfig:
+    """Returns where and what the description is."""
+    return OpenAPIConfig(
+        title="OxygenREC edge",
+        version=version,
+        path="/docs",
+        use_handler_docstrings=True,
+        render_plugins=[DocsPage(path="/"), CompleteJson(path="/openapi.json")],
+    )
+
+
+def with_bodies(described: dict[str, Any]) -> dict[str, Any]:
+    """Returns the description with the schema of each body that we decode ourselves."""
+    paths = list(BODIES)
+    schemas, components = msgspec.json.schema_components(
+        [BODIES[path] for path in paths], ref_template=REF
+    )
+    complete = {**described, "paths": dict(described["paths"])}
+    known = described.get("components", {})
+    complete["components"] = {**known, "schemas": {**components, **known.get("schemas", {})}}
+    for path, schema in zip(paths, schemas, strict=True):
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        post = {**complete["paths"][path]["post"], "requestBody": body}
+        complete["paths"][path] = {**complete["paths"][path], "post": post}
+    return complete
+
+
+def _folded(name: str, value: Any) -> str:
+    text = html.escape(json.dumps(value, indent=2, default=str))
+    return f"<details><summary>{html.escape(name)}</summary><pre>{text}</pre></details>"

@@ -1,0 +1,140 @@
+"""The edge's routes. Bodies are decoded by our own code: every fault names field, found, wanted."""
+
+from typing import Any, Literal
+from uuid import uuid4
+
+from litestar import Request, Response, get, post
+from litestar.params import FromPath
+from msgspec import Struct
+
+from agents.edge.action_intake import ActionsAnswer
+from agents.edge.edge import Edge, wall_clock_ms
+from agents.edge.health import Readiness
+from agents.edge.http_bodies import BodyTooLarge, ElementDecoder, one
+from agents.edge.recommendation_api import (
+    InstructionShown,
+    RecommendationAnswer,
+    RecommendationRequest,
+    answer_of,
+    question_of,
+    unknown_item,
+)
+from agents.edge.user_context import UnknownItem
+from schemas.behaviour import Behaviour
+from schemas.dead_letters import Rejection
+from schemas.errors import InvalidRecord
+from schemas.instructions import ReasoningInstruction
+from schemas.users import UserProfile
+from streams import metrics
+from streams.dead_letters import rejection_of
+
+Asked = Request[Any, Any, Any]
+
+RECENT_SHOWN = 50
+
+_asked = ElementDecoder(RecommendationRequest)
+
+
+class UserAnswer(Struct, frozen=True, kw_only=True):
+    """What is known about a user now; newest behaviour last."""
+
+    user_id: str
+    profile: UserProfile | None
+    instruction: InstructionShown | None
+    recent: list[Behaviour]
+
+
+class Alive(Struct, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+def edge_of(request: Asked) -> Edge:
+    """Returns the parts behind the routes."""
+    edge: Edge = request.app.state.edge
+    return edge
+
+
+@post("/v1/actions", status_code=202)
+async def post_actions(request: Asked) -> Response[ActionsAnswer]:
+    """Takes one action or up to 1000, and gives a result for each.
+
+    202: everything acceptable is acknowledged by Kafka. 503: `unacknowledged` lists the event ids
+    to send again, as they are. 400: nothing could be accepted. 413: too many, or too many bytes.
+    """
+    answer = await edge_of(request).intake.take(await request.body())
+    if answer.unacknowledged:
+        return Response(answer, status_code=503, headers={"retry-after": "1"})
+    nothing = answer.accepted + answer.duplicate == 0
+    return Response(answer, status_code=400 if nothing else 202)
+
+
+@post("/v1/recommendations", status_code=200)
+async def post_recommendations(request: Asked) -> RecommendationAnswer:
+    """Answers with a slate within the deadline; `degraded` names the cause of a fallback."""
+    edge = edge_of(request)
+    asked = one(await request.body(), _asked)
+    serving = edge.settings.serving
+    question = question_of(
+        asked,
+        scenarios=serving.scenarios,
+        num_items=serving.num_items,
+        now_ms=wall_clock_ms(),
+        new_id=lambda: uuid4().hex,
+    )
+    try:
+        slate = await edge.recommender.recommend(question)
+    except UnknownItem as error:
+        raise unknown_item(asked) from error
+    return answer_of(slate, question.asked_ms)
+
+
+@get("/v1/users/{user_id:str}")
+async def get_user(request: Asked, user_id: FromPath[str]) -> UserAnswer:
+    """Shows a user's profile, the instruction in force, and the newest behaviour."""
+    edge = edge_of(request)
+    policy = edge.policy()
+    stored = await edge.instructions.read(policy.generation, user_id) if policy else None
+    return UserAnswer(
+        user_id=user_id,
+        profile=await edge.profiles.profile(user_id),
+        instruction=_shown(stored),
+        recent=await edge.history.recent(user_id, RECENT_SHOWN),
+    )
+
+
+def _shown(stored: ReasoningInstruction | None) -> InstructionShown | None:
+    if stored is None:
+        return None
+    age_ms = max(0, wall_clock_ms() - stored.as_of_ms)
+    return InstructionShown(id=stored.instruction_id, text=stored.text, age_ms=age_ms)
+
+
+@get("/healthz")
+async def healthz() -> Alive:
+    """Says that the process answers."""
+    return Alive()
+
+
+@get("/readyz")
+async def readyz(request: Asked) -> Response[Readiness]:
+    """Says whether Kafka and Redis answer and the generator decodes; 503 when one does not."""
+    readiness = await edge_of(request).readiness()
+    return Response(readiness, status_code=200 if readiness.status == "ready" else 503)
+
+
+@get("/metrics", include_in_schema=False)
+async def get_metrics() -> Response[bytes]:
+    """Shows the metrics of this process to Prometheus."""
+    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+
+def refuse(request: Asked, error: InvalidRecord) -> Response[Rejection]:
+    """Returns a fault of the client: 413 for a batch that is too large, 400 for all else."""
+    return Response(
+        rejection_of(error), status_code=413 if isinstance(error, BodyTooLarge) else 400
+    )
+
+
+ROUTES = (post_actions, post_recommendations, get_user, healthz, readyz, get_metrics)

@@ -1,0 +1,1 @@
+"""A simulated shop: a catalogue, and shoppers with intents that drift."""
