@@ -64,7 +64,7 @@ class Composer:
     history_length: int
 
     async def compose(self, trigger: InstructionTrigger, now_ms: int) -> ReasoningInstruction:
-        """Returns the instruction as of the window's end. Raises what reasoner and stores raise."""
+        """Returns the instruction as of the trigger's time. Raises what its parts raise."""
         context = await self._context(trigger)
         reasoning = await self.reasoner.reason(context)
         vector = self.encoder.encode([reasoning.text])[0]
@@ -77,17 +77,17 @@ class Composer:
             text=reasoning.text,
             vector=pack(vector),
             encoder_id=self.encoder.encoder_id,
-            as_of_ms=trigger.window_end_ms,
+            as_of_ms=trigger.until_ms,
             created_ms=now_ms,
             reasoner=self.reasoner.name,
         )
 
     async def _context(self, trigger: InstructionTrigger) -> ReasoningContext:
         recent = await self.history.recent(trigger.user_id, self.history_length)
-        behaviour = [b for b in recent if b.event_time_ms < trigger.window_end_ms]
+        behaviour = [b for b in recent if b.event_time_ms < trigger.until_ms]
         return ReasoningContext(
             user_id=trigger.user_id,
-            as_of_ms=trigger.window_end_ms,
+            as_of_ms=trigger.until_ms,
             window=trigger.actions,
             behaviour=behaviour,
             items=await self.items.rows(_item_keys(behaviour, trigger.actions)),

@@ -4,14 +4,15 @@ The order is what makes kill -9 at any instant neither lose nor double a trigger
 
 1. skip what was applied before (offset <= the largest `last_offset` in the partition's rows);
 2. skip an event id that the window's row already holds;
-3. write the row; on a watermark instead:
-4. send all triggers and await their acknowledgements;
+3. write the row (with `trigger = first` and a new window, send its trigger too); on a watermark:
+4. send all triggers and await their acknowledgements, and those of triggers sent before;
 5. write the row `!p` (watermark, last offset);
 6. delete the windows.
 
-An event is acknowledged to Faust when its writes, and those of all before it, are acknowledged by
-Kafka, so the committed offset never runs ahead of the changelog. Offsets that Faust passes over end
-the process before anything behind them is applied. A repeated trigger has the same id and content.
+An event is acknowledged to Faust when its writes and its trigger, and those of all before it, are
+acknowledged by Kafka, so the committed offset never runs ahead of the changelog; a first action
+that comes again brings its trigger again. Offsets that Faust passes over end the process before
+anything behind them is applied. A repeated trigger has the same id and content.
 """
 
 import asyncio
@@ -111,6 +112,7 @@ class WindowAggregator:
         self._decoder: Decoder[HighValueRecord] = Decoder(RECORDS[topics.HIGH_VALUE_ACTIONS])
         self._partitions: dict[int, PartitionWindows] = {}
         self._progress = StreamProgress(first_unread)
+        self._sent_ahead: list[asyncio.Future[Any]] = []  # triggers of windows that stay open
         source = bytes_topic(app, topics.HIGH_VALUE_ACTIONS)
         self.agent = app.agent(source, name=AGENT, concurrency=1)(self._process)
         on_assignment(app, self._assigned)
@@ -130,26 +132,33 @@ class WindowAggregator:
                 entry = await self._progress.deliver(source.partition, source.offset, event)
             except (OffsetsSkipped, KafkaException) as error:
                 await self._give_up(error)
-            await self._handle(source)
-            self._finish_after(entry, self._table.take_writes())
+            triggers = await self._handle(source)
+            self._finish_after(entry, [*self._table.take_writes(), *triggers])
 
-    async def _handle(self, source: Source) -> None:
-        """Applies one record. No exception leaves: Faust would skip the record and go on."""
+    async def _handle(self, source: Source) -> list[asyncio.Future[Any]]:
+        """Applies one record and returns the triggers on their way.
+
+        No exception leaves: Faust would skip the record and go on.
+        """
+        sent: list[asyncio.Future[Any]] = []
         try:
             record = self._decoder.decode(source.value or b"")
             windows = self._windows(source.partition)
             if isinstance(record, Watermark):
                 await self._advance(windows, record, source.offset)
             else:
-                self._observe(windows, record, source.offset)
+                sent = await self._observe(windows, record, source.offset)
         except InvalidRecord as error:
             await self._refuse(source, rejection_of(error))
         except Exception as error:
             logger.exception("record not applied", extra={"source": source})
             await self._refuse(source, failure(error))
         metrics.CONSUMED.labels(worker=NAME, topic=topics.HIGH_VALUE_ACTIONS).inc()
+        return sent
 
-    def _observe(self, windows: PartitionWindows, action: UserAction, offset: int) -> None:
+    async def _observe(
+        self, windows: PartitionWindows, action: UserAction, offset: int
+    ) -> list[asyncio.Future[Any]]:
         observed = windows.observe(action, offset)
         if observed.outcome is Outcome.ADDED:
             self._table[observed.key] = observed.value
@@ -159,33 +168,52 @@ class WindowAggregator:
             logger.debug("late action", extra={"user": action.user_id, "event": action.event_id})
         else:
             metrics.DUPLICATES.labels(worker=NAME).inc()
+        if observed.trigger is None:
+            return []
+        key, value = action.user_id.encode(), encode(observed.trigger)
+        sent = [await self._triggers.send(key=key, value=value)]
+        self._sent_ahead += sent
+        return sent
 
     async def _advance(self, windows: PartitionWindows, record: Watermark, offset: int) -> None:
         closing = windows.advance(record.watermark_ms, offset)
         if closing is None:
             return
+        await self._until_sent_ahead()
         await self._send_triggers(closing)
         self._table[closing.marker_key] = encode(closing.marker)
         for key in closing.keys:
             del self._table[key]
         windows.closed(closing)
-        metrics.WINDOWS_CLOSED.inc(len(closing.triggers))
+        metrics.WINDOWS_CLOSED.inc(closing.windows)
         metrics.OPEN_WINDOWS.set(sum(map(len, self._partitions.values())))
         metrics.WATERMARK_SECONDS.labels(worker=NAME, partition=windows.partition).set(
             record.watermark_ms / 1_000
         )
+
+    async def _until_sent_ahead(self) -> None:
+        """Returns when the triggers of first actions are acknowledged; a refused one ends it all.
+
+        Behind the watermark their rows are gone, and nothing would bring them again.
+        """
+        sent, self._sent_ahead = self._sent_ahead, []
+        if sent:
+            await asyncio.wait(sent)
+        for trigger in sent:
+            if (error := trigger.exception()) is not None:
+                await self._give_up(error)
 
     async def _send_triggers(self, closing: Closing) -> None:
         await self._send_all(
             self._triggers,
             [(trigger.user_id.encode(), encode(trigger)) for trigger in closing.triggers],
         )
-        if closing.triggers:
+        if closing.windows:
             logger.info(
                 "windows closed",
                 extra={
                     "partition": closing.marker.partition,
-                    "windows": len(closing.triggers),
+                    "windows": closing.windows,
                     "watermark_ms": closing.marker.watermark_ms,
                 },
             )

@@ -1,4 +1,4 @@
-"""Slow thinking on the wire: triggers (a closed window), instructions (text and vector)."""
+"""Slow thinking on the wire: triggers (a window), instructions (text and vector)."""
 
 from enum import StrEnum
 
@@ -16,11 +16,17 @@ class InstructionKind(StrEnum):
 
 
 class InstructionTrigger(
-    Struct, frozen=True, kw_only=True, tag_field="schema", tag="instruction_trigger/1"
+    Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="schema",
+    tag="instruction_trigger/1",
 ):
-    """One closed window `[window_start_ms, window_end_ms)` of one user.
+    """One window `[window_start_ms, window_end_ms)` of one user: closed, or just begun.
 
-    `actions` are its high-value actions, in order.
+    `actions` are its high-value actions, in order: all of a closed window, the first of one that
+    has begun; `as_of_ms` then says that what follows is not in it (None: the window's end).
 
     `trigger_id` is `user_id:window_start_ms`: a repeat after a crash has the same id and content.
     """
@@ -30,12 +36,18 @@ class InstructionTrigger(
     window_start_ms: int
     window_end_ms: int
     actions: list[UserAction]
+    as_of_ms: int | None = None
+
+    @property
+    def until_ms(self) -> int:
+        """The instruction speaks about what happened before this time, and nothing after it."""
+        return self.window_end_ms if self.as_of_ms is None else self.as_of_ms
 
 
 class ReasoningInstruction(
     Struct, frozen=True, kw_only=True, tag_field="schema", tag="reasoning_instruction/1"
 ):
-    """What the slow path concluded about one user, as of the end of the window that triggered it.
+    """What the slow path concluded about one user, as of the time that its trigger speaks about.
 
     `vector` holds `dim` little-endian fp16 numbers made by the text encoder `encoder_id`; it is
     only valid inside `generation`.

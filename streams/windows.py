@@ -1,7 +1,8 @@
 """Tumbling event-time windows, staggered per user (FLOW, Windows). Pure: no clock, no socket.
 
-Length, grace and stagger are `WindowConfig`, set by `OXYGENREC_WINDOWS__WINDOW_MS` and the like.
-`PartitionWindows` decides; its caller keeps the rows, sends the triggers and says when it is done.
+Length, grace, stagger and the moment of the trigger are `WindowConfig`, set by
+`OXYGENREC_WINDOWS__WINDOW_MS` and the like. `PartitionWindows` decides; its caller keeps the rows,
+sends the triggers and says when it is done. Whatever the moment, a window has one trigger.
 """
 
 import heapq
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
+from typing import Literal
 
 from msgspec import Struct
 
@@ -24,15 +26,23 @@ MAX_ROW_BYTES = 200_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowConfig:
-    """Length and grace of a window; `stagger` spreads the closing times over one window length."""
+    """Length and grace of a window; `stagger` spreads the closing times over one window length.
+
+    `trigger`: `close` speaks about the whole window when it has closed; `first` about its first
+    action as soon as it arrives, and what follows in the window waits for the next one.
+    """
 
     window_ms: int = 300_000
     grace_ms: int = 10_000
     stagger: bool = True
+    trigger: Literal["close", "first"] = "close"
 
 
 class WindowRow(Struct, frozen=True, kw_only=True, tag_field="schema", tag="window_row/1"):
-    """One open window: its first 64 actions, as in the log, and the last offset applied."""
+    """One open window: its first 64 actions, as in the log, and the last offset applied.
+
+    `triggered`: its trigger was sent with the first action, so that closing it sends none.
+    """
 
     partition: int
     user_id: str
@@ -40,6 +50,7 @@ class WindowRow(Struct, frozen=True, kw_only=True, tag_field="schema", tag="wind
     window_end_ms: int
     actions: list[UserAction]
     last_offset: int
+    triggered: bool = False
 
 
 class WatermarkRow(Struct, frozen=True, kw_only=True, tag_field="schema", tag="watermark_row/1"):
@@ -62,17 +73,26 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The outcome of one action; when it was added, `value` (the row) must be kept under `key`."""
+    """The outcome of one action; when it was added, `value` (the row) must be kept under `key`.
+
+    A `trigger` must be sent: the offset may only be committed, and a later watermark only be
+    applied, when row and trigger are acknowledged. An offset that comes again brings it again.
+    """
 
     outcome: Outcome
     key: bytes = b""
     value: bytes = b""
+    trigger: InstructionTrigger | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What a watermark asks for, in this order: send `triggers`, keep `marker`, delete `keys`."""
+    """What a watermark asks for, in this order: send `triggers`, keep `marker`, delete `keys`.
 
+    `windows`: how many close now. One whose trigger went out with its first action has none here.
+    """
+
+    windows: int
     triggers: list[InstructionTrigger]
     marker_key: bytes
     marker: WatermarkRow
@@ -109,32 +129,34 @@ class PartitionWindows:
 
     def observe(self, action: UserAction, offset: int) -> Observed:
         """Puts an action into its window, unless its offset, event id or time forbids it."""
-        if offset <= self.applied:
-            return Observed(outcome=Outcome.APPLIED)
         start_ms = window_start_ms(action.user_id, action.event_time_ms, self._config)
+        key = row_key(action.user_id, start_ms)
+        row = self._open.get(key)
+        if offset <= self.applied:
+            return Observed(outcome=Outcome.APPLIED, trigger=_sent_with(action, row))
         end_ms = start_ms + self._config.window_ms
         if self._is_due(end_ms, self.watermark_ms):
             return Observed(outcome=Outcome.LATE)
-        key = row_key(action.user_id, start_ms)
-        row = self._open.get(key)
         actions = row.actions if row else []
         if any(kept.event_id == action.event_id for kept in actions):
             return Observed(outcome=Outcome.DUPLICATE)
         if len(actions) >= MAX_WINDOW_ACTIONS:
             return Observed(outcome=Outcome.FULL)
-        row = WindowRow(
+        added = WindowRow(
             partition=self.partition,
             user_id=action.user_id,
             window_start_ms=start_ms,
             window_end_ms=end_ms,
             actions=[*actions, action],
             last_offset=offset,
+            triggered=row.triggered if row else self._config.trigger == "first",
         )
-        value = encode(row)
+        value = encode(added)
         if len(value) > MAX_ROW_BYTES:
             return Observed(outcome=Outcome.FULL)
-        self._keep(key, row)
-        return Observed(outcome=Outcome.ADDED, key=key, value=value)
+        self._keep(key, added)
+        trigger = None if row else _sent_with(action, added)
+        return Observed(outcome=Outcome.ADDED, key=key, value=value, trigger=trigger)
 
     def advance(self, watermark_ms: int, offset: int) -> Closing | None:
         """Returns what this watermark closes, None when it changes nothing; `closed` makes it so.
@@ -147,12 +169,10 @@ class PartitionWindows:
             return None
         due = self._due(watermark_ms)
         rows = [self._open[key] for key in due]
+        closing = [row for row in rows if not self._is_due(row.window_end_ms, self.watermark_ms)]
         return Closing(
-            triggers=[
-                trigger_of(row)
-                for row in rows
-                if not self._is_due(row.window_end_ms, self.watermark_ms)
-            ],
+            windows=len(closing),
+            triggers=[trigger_of(row) for row in closing if not row.triggered],
             marker_key=marker_key(self.partition),
             marker=WatermarkRow(
                 partition=self.partition, watermark_ms=watermark_ms, last_offset=offset
@@ -190,13 +210,25 @@ class PartitionWindows:
 
 
 def trigger_of(row: WindowRow) -> InstructionTrigger:
-    """Returns the one trigger of a window, its actions by event time (ties: as in the log)."""
+    """Returns the one trigger of a closed window, its actions by event time (ties: as logged)."""
+    return _trigger(row, sorted(row.actions, key=lambda action: action.event_time_ms), None)
+
+
+def _sent_with(action: UserAction, row: WindowRow | None) -> InstructionTrigger | None:
+    """Returns the trigger that goes out with this action: the row's first, of such a window."""
+    if row is None or not row.triggered or row.actions[0].event_id != action.event_id:
+        return None
+    return _trigger(row, row.actions[:1], row.actions[0].event_time_ms + 1)
+
+
+def _trigger(row: WindowRow, actions: list[UserAction], as_of_ms: int | None) -> InstructionTrigger:
     return InstructionTrigger(
         trigger_id=trigger_id_of(row.user_id, row.window_start_ms),
         user_id=row.user_id,
         window_start_ms=row.window_start_ms,
         window_end_ms=row.window_end_ms,
-        actions=sorted(row.actions, key=lambda action: action.event_time_ms),
+        actions=actions,
+        as_of_ms=as_of_ms,
     )
 
 

@@ -19,7 +19,10 @@ class Recount:
 
 
 def recount(log: Sequence[HighValueRecord], config: WindowConfig) -> Recount:
-    """Returns the triggers that the log's watermarks close, and the late events."""
+    """Returns the triggers that the log's watermarks close, and the late events.
+
+    With `trigger = first` a window's trigger holds its first event in the log, closed or not.
+    """
     admitted: list[tuple[str, int, int, UserAction]] = []
     late: list[str] = []
     for place, record in enumerate(log):
@@ -32,6 +35,11 @@ def recount(log: Sequence[HighValueRecord], config: WindowConfig) -> Recount:
         else:
             admitted.append((record.user_id, start, place, record))
     last = max((r.watermark_ms for r in log if isinstance(r, Watermark)), default=None)
+    if config.trigger == "first":
+        firsts: dict[str, tuple[str, ...]] = {}
+        for user, start, _, record in admitted:
+            firsts.setdefault(f"{user}:{start}", (record.event_id,))
+        return Recount(triggers=firsts, late=tuple(late))
     triggers: dict[str, list[UserAction]] = {}
     for user, start, _, record in sorted(admitted, key=lambda entry: entry[:3]):
         if last is None or start + config.window_ms + config.grace_ms > last:
