@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from agents.ports import TextEncoder
 from models.reasoning.item_text import item_text
@@ -79,10 +80,11 @@ class CatalogIndex:
                 plan.refused.append((change.source, _collision(change.item_id, known.item_id)))
             elif change.item is not None:
                 self._publish(plan, self._assignment(key, change.item, identities, now_ms))
-                plan.rows[key] = _row(key, change.item)
+                plan.rows[key] = row_of(key, change.item)
             elif known is not None:
                 self._publish(plan, _out_of_stock(known, now_ms))
-                plan.rows[key] = None
+                row = plan.rows.get(key)  # written in this batch: its text stays
+                plan.rows[key] = replace(row, live=False) if row else None
         return plan
 
     def _identities(self, changes: Sequence[Change]) -> dict[int, _Identity]:
@@ -145,7 +147,8 @@ def _out_of_stock(known: SidAssignment, now_ms: int) -> SidAssignment:
     )
 
 
-def _row(key: int, item: ItemUpsert) -> ItemRow:
+def row_of(key: int, item: ItemUpsert) -> ItemRow:
+    """Returns what Redis holds of an item."""
     return ItemRow(
         item_key=key,
         item_id=item.item_id,

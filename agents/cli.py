@@ -216,6 +216,26 @@ def recommend(
 
 
 @app.command()
+def restore(
+    force: Annotated[
+        bool, typer.Option("--force", help="Replay also where nothing seems to be missing.")
+    ] = False,
+) -> None:
+    """Rebuilds a Redis that came back empty: profiles, items, history, instructions.
+
+    Writers wait from the loss until it is done. Without a loss it changes nothing.
+
+    \b
+    oxygenrec restore
+    OXYGENREC_REDIS__URL=redis://cache:6379/0 oxygenrec restore --force
+    """
+    from agents.cli_restore import show_restore
+
+    with _interruptible():
+        show_restore(_settings(), force=force)
+
+
+@app.command()
 def config() -> None:
     """Prints the settings in force, secrets masked.
 

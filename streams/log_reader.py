@@ -16,7 +16,7 @@ from schemas.errors import OxygenRecError
 from streams.connections import KafkaConfig
 
 POLL_MS = 200  # how long one fetch waits for new records: bounds the reaction to a stop
-READ_DEADLINE_MS = 30_000  # a snapshot of 100k records takes about 2 s
+READ_DEADLINE_MS = 30_000  # without a record: a broker that fails over answers within 10 s
 
 
 class OffsetExpired(OxygenRecError):
@@ -34,7 +34,7 @@ class OffsetExpired(OxygenRecError):
 
 
 class LogReadTimeout(OxygenRecError):
-    """The wanted end was not reached in time."""
+    """The wanted end was not reached: nothing came any more."""
 
     def __init__(
         self, *, topic: str, partition: int, position: int, wanted: int, deadline_ms: int
@@ -42,8 +42,8 @@ class LogReadTimeout(OxygenRecError):
         self.position = position
         self.wanted = wanted
         super().__init__(
-            f"{topic}[{partition}]@{position}: wanted to reach {wanted} within {deadline_ms} ms;"
-            " look at the broker's log"
+            f"{topic}[{partition}]@{position}: wanted to reach {wanted}, nothing came for"
+            f" {deadline_ms} ms: look at the broker's log"
         )
 
 
@@ -107,15 +107,29 @@ class LogReader:
     ) -> list[LogRecord]:
         """Returns the records of [start, stop), by default from the earliest to the present end.
 
-        Raises OffsetExpired, LogReadTimeout (also when `stop` lies beyond what is ever produced).
+        Raises what `batches` raises.
+        """
+        batches = self.batches(start, stop, deadline_ms=deadline_ms)
+        return [record async for batch in batches for record in batch]
+
+    async def batches(
+        self,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        deadline_ms: int = READ_DEADLINE_MS,
+    ) -> AsyncIterator[list[LogRecord]]:
+        """Yields the records of [start, stop) as they come, for logs that no memory holds.
+
+        Raises OffsetExpired; LogReadTimeout when nothing came for `deadline_ms` (also when `stop`
+        lies beyond what is ever produced).
         """
         earliest, end = await self.bounds()
         wanted = end if stop is None else stop
-        deadline = time.monotonic() + deadline_ms / 1000
-        records: list[LogRecord] = []
         position = await self._seek(earliest if start is None else start, earliest)
+        heard = time.monotonic()
         while position < wanted:
-            if time.monotonic() > deadline:
+            if time.monotonic() > heard + deadline_ms / 1000:
                 raise LogReadTimeout(
                     topic=self.topic,
                     partition=self.partition,
@@ -123,10 +137,13 @@ class LogReader:
                     wanted=wanted,
                     deadline_ms=deadline_ms,
                 )
-            records += await self._fetch()
+            fetched = await self._fetch()
             # Not the last record's offset: compaction and transactions leave gaps at the end too.
             position = await self._open().position(self._assigned)
-        return [record for record in records if record.offset < wanted]
+            if fetched:
+                heard = time.monotonic()
+            if wanted_ones := [record for record in fetched if record.offset < wanted]:
+                yield wanted_ones
 
     async def follow(self, start: int | None = None) -> AsyncIterator[LogRecord]:
         """Yields every record from `start` (default: the earliest) on, for ever.

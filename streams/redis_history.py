@@ -68,16 +68,19 @@ class RedisHistory:
 class HistoryWriter:
     """Writes a batch of actions and erasures in one Lua call; a repeated batch changes nothing."""
 
-    def __init__(self, client: redis.Redis, history_length: int) -> None:
-        """`history_length`: how many actions a user keeps."""
+    def __init__(
+        self, client: redis.Redis, history_length: int, *, restoring: bool = False
+    ) -> None:
+        """`history_length`: how many actions a user keeps; `restoring`: no epoch is needed."""
         self._script = client.register_script(script("history"))
         self._history_length = history_length
+        self._restoring = int(restoring)
 
     def write(self, records: Sequence[UserAction | UserErased]) -> int:
         """Returns how many actions history did not hold yet. Raises redis' errors: write again."""
         if not records:
             return 0
-        arguments: list[Any] = [self._history_length, ERASED_MARKER_MS]
+        arguments: list[Any] = [self._history_length, ERASED_MARKER_MS, self._restoring]
         for record in records:
             arguments += _erasure(record) if isinstance(record, UserErased) else _entry(record)
         return int(self._script(args=arguments))

@@ -6,6 +6,7 @@ import redis.asyncio
 from schemas.codec import encode
 from schemas.instructions import ReasoningInstruction
 from streams.lua_scripts import script
+from streams.redis_epoch import EPOCH_KEY
 from streams.redis_history import erased_key
 
 EXPIRES_MS = 36 * 3_600_000  # FLOW, guarantee 4: then it is stale, and the learnable default serves
@@ -21,9 +22,17 @@ def instruction_key(generation: int, user_id: str) -> str:
 class RedisInstructions:
     """Reads and writes instructions (`agents.ports.InstructionStore`)."""
 
-    def __init__(self, client: redis.asyncio.Redis, expires_ms: int = EXPIRES_MS) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        expires_ms: int = EXPIRES_MS,
+        *,
+        restoring: bool = False,
+    ) -> None:
+        """`restoring`: no epoch is needed to write."""
         self._client = client
         self._expires_ms = expires_ms
+        self._restoring = int(restoring)
         self._compare_and_set = client.register_script(script("instruction"))
 
     async def read(self, generation: int, user_id: str) -> ReasoningInstruction | None:
@@ -34,11 +43,18 @@ class RedisInstructions:
             record, erased = await pipeline.execute()
         return None if record is None or erased else _record.decode(record)
 
-    async def write(self, instruction: ReasoningInstruction) -> bool:
-        """Stores it unless one as new is there or the user is erased; returns whether it did."""
+    async def write(self, instruction: ReasoningInstruction, age_ms: int = 0) -> bool:
+        """Stores it unless one as new is there or the user is erased; returns whether it did.
+
+        `age_ms`: how long ago it was first stored. Raises redis' errors, for a missing epoch too.
+        """
         user_id = instruction.user_id
+        key = instruction_key(instruction.generation, user_id)
         stored = await self._compare_and_set(
-            keys=[instruction_key(instruction.generation, user_id), erased_key(user_id)],
-            args=[encode(instruction), instruction.as_of_ms, self._expires_ms],
+            keys=[key, erased_key(user_id), EPOCH_KEY],
+            args=[
+                *(encode(instruction), instruction.as_of_ms),
+                *(self._expires_ms - age_ms, self._restoring),
+            ],
         )
         return bool(stored == 1)

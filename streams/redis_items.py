@@ -7,6 +7,7 @@ import msgspec
 import redis.asyncio
 
 from schemas.catalog import ItemRow
+from streams.redis_epoch import require_epoch
 
 _scenarios = msgspec.json.Decoder(list[str])
 _FIELDS = ("item_id", "live", "title", "category", "scenarios")
@@ -25,8 +26,10 @@ def popular_key(scenario: str) -> str:
 class RedisItems:
     """Item rows (`agents.ports.ItemStore`); the catalog indexer alone writes them."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, *, restoring: bool = False) -> None:
+        """`restoring`: no epoch is needed to write."""
         self._client = client
+        self._restoring = restoring
 
     async def rows(self, item_keys: Sequence[int]) -> Mapping[int, ItemRow]:
         """Returns the rows that exist among `item_keys`, in one round trip."""
@@ -47,7 +50,9 @@ class RedisItems:
         return [int(cast(bytes, member)) for member in members]
 
     async def put(self, rows: Sequence[ItemRow]) -> None:
-        """Stores rows as they are now, in one round trip."""
+        """Stores rows as they are now. Raises redis' errors, `EpochMissing` among them."""
+        if not self._restoring:
+            await require_epoch(self._client)
         async with self._client.pipeline(transaction=False) as pipeline:
             for row in rows:
                 scenarios = row.scenarios
@@ -64,7 +69,9 @@ class RedisItems:
             await pipeline.execute()
 
     async def take_down(self, item_keys: Sequence[int]) -> None:
-        """Turns the live flag of items off, in one round trip; the rest of their rows stays."""
+        """Turns the live flag of items off; the rest of their rows stays. Raises as `put` does."""
+        if not self._restoring:
+            await require_epoch(self._client)
         async with self._client.pipeline(transaction=False) as pipeline:
             for key in item_keys:
                 pipeline.hset(item_key(key), "live", "0")

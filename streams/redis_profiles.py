@@ -5,6 +5,7 @@ import redis.asyncio
 
 from schemas.codec import encode
 from schemas.users import UserProfile
+from streams.redis_epoch import require_epoch
 
 _profile = msgspec.json.Decoder(UserProfile)
 
@@ -17,8 +18,10 @@ def profile_key(user_id: str) -> str:
 class RedisProfiles:
     """Profiles (`agents.ports.ProfileStore`); the profile writer alone writes them."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, *, restoring: bool = False) -> None:
+        """`restoring`: no epoch is needed to write."""
         self._client = client
+        self._restoring = restoring
 
     async def profile(self, user_id: str) -> UserProfile | None:
         """Returns the profile, or None."""
@@ -26,9 +29,13 @@ class RedisProfiles:
         return None if record is None else _profile.decode(record)
 
     async def put(self, profile: UserProfile) -> None:
-        """Stores a profile over the one before."""
+        """Stores a profile over the one before. Raises redis' errors, `EpochMissing` among them."""
+        if not self._restoring:
+            await require_epoch(self._client)
         await self._client.set(profile_key(profile.user_id), encode(profile))
 
     async def remove(self, user_id: str) -> None:
-        """Deletes a profile."""
+        """Deletes a profile. Raises as `put` does."""
+        if not self._restoring:
+            await require_epoch(self._client)
         await self._client.delete(profile_key(user_id))

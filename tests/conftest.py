@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from streams.connections import RedisConfig
 from streams.local.errors import (
     JavaMissing,
     KafkaJarsUnavailable,
@@ -21,6 +22,7 @@ from streams.local.errors import (
 from streams.local.kafka import LocalKafka
 from streams.local.redis_server import LocalRedis
 from streams.local.triton import LocalTriton
+from streams.redis_epoch import begin_epoch
 
 CANNOT_BE_HAD = (JavaMissing, KafkaJarsUnavailable, RedisMissing, TritonUnavailable)
 
@@ -70,6 +72,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedis]:
     """One real Redis or Valkey for the whole run: a test uses its own users or database."""
     with LocalRedis(tmp_path_factory.mktemp("redis")) as server:
+        begin_epoch(RedisConfig(url=server.url), now_ms=0)
         yield server
 
 

@@ -22,6 +22,7 @@ from schemas.users import UserProfile
 from streams.local.stack import LocalStack
 from streams.log_reader import LogReader
 from streams.producer import RecordProducer
+from streams.redis_epoch import begin_epoch
 
 GENERATION = 1
 INDEX_TIMEOUT_S = 60.0  # 600 items take 2 s; an indexer that joins a busy broker needs 5 s more
@@ -82,6 +83,8 @@ class BringUp:
     def _start_servers(self) -> None:
         stage = self._view.begin("Kafka, Redis, Triton", 3)
         self.stack.start_servers()
+        # The logs begin empty too: there is nothing that this Redis could have lost.
+        begin_epoch(self.settings.redis, time.time_ns() // 1_000_000)
         stage.advance_to(1, self.stack.addresses.kafka_bootstrap)
         self.stack.start_workers(worker_specs(self._given, EARLY))
         stage.advance_to(2, ", ".join(EARLY))

@@ -1,12 +1,16 @@
 -- One batch of the router: behaviour into `history:{user}`, popularity into `popular:{scenario}`, erasures in order.
--- ARGV[1] kept actions a user, ARGV[2] how long the marker of an erasure stays (ms), then seven values an entry:
+-- ARGV[1] kept actions a user, ARGV[2] how long the marker of an erasure stays (ms), ARGV[3] 1 for a restore,
+-- which writes before the key `epoch` is there; then seven values an entry:
 --   "a", user, score (event_time_ms), member, weight (0 raises nothing), scenario, item key ("" for none)
 --   "e", user, score (event_time_ms), and four empty values
 -- Returns the number of actions that history did not hold yet.
+if ARGV[3] ~= '1' and redis.call('EXISTS', 'epoch') == 0 then
+  return redis.error_reply('NOEPOCH Redis holds no key epoch: run `oxygenrec restore`')
+end
 local kept = tonumber(ARGV[1])
 local marker_ms = ARGV[2]
 local fresh = 0
-for at = 3, #ARGV, 7 do
+for at = 4, #ARGV, 7 do
   local user, score = ARGV[at + 1], ARGV[at + 2]
   local history, marker = 'history:' .. user, 'erased:' .. user
   if ARGV[at] == 'e' then

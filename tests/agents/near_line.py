@@ -9,9 +9,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from confluent_kafka import Consumer, Message, TopicPartition
 
+from models.reasoning.item_text import item_text
+from models.reasoning.text_encoder import CharacterEncoder
+from models.semantic_ids.assignment import Codebooks
+from schemas.catalog import ItemUpsert
+
 PARTITIONS = 4
+CATEGORIES = ("Outdoor > Umbrellas", "Kitchen > Kettles", "Home > Lamps")
+ITEMS = [
+    ItemUpsert(
+        item_id=f"item-{n}", title=f"{CATEGORIES[n % 3]} number {n}", category=CATEGORIES[n % 3]
+    )
+    for n in range(300)
+]
 START = "import sys; from agents.cli import main; sys.argv = ['oxygenrec', 'worker', {!r}]; main()"
 
 
@@ -122,3 +135,14 @@ def eventually(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what}")
         time.sleep(every_s)
+
+
+def fit_generation(home: Path) -> CharacterEncoder:
+    """Writes what the indexer and the writer read of a generation."""
+    folder = home / "generations" / "1"
+    encoder = CharacterEncoder.fit([item_text(item) for item in ITEMS])
+    encoder.save(folder)
+    centroids = np.random.default_rng(0).standard_normal((3, 16, encoder.dim))
+    Codebooks(centroids=centroids.astype(np.float32)).save(folder)
+    (folder / "manifest.json").write_text("{}")
+    return encoder

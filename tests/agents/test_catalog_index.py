@@ -121,6 +121,13 @@ def test_within_one_batch_the_last_word_counts(index: CatalogIndex) -> None:
     assert row.live
 
 
+def test_an_item_deleted_in_the_batch_that_brought_it_keeps_its_text(index: CatalogIndex) -> None:
+    plan = plan_of(index, upsert(ITEMS[2]), deletion("i-2"))
+    row = plan.rows[item_key_of("i-2")]
+    assert row is not None
+    assert (row.title, row.live) == ("copper kettle", False)
+
+
 def test_records_that_are_no_item_are_refused_beside_the_good() -> None:
     changes, refused = decode_changes(
         [

@@ -6,45 +6,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 import redis
 
 from models.reasoning.item_text import item_text
 from models.reasoning.text_encoder import CharacterEncoder
-from models.semantic_ids.assignment import Codebooks
 from models.vectors import pack
 from schemas import topics
 from schemas.actions import ActionType, UserAction, UserErased
-from schemas.catalog import ItemUpsert, SidAssignment, item_key_of
+from schemas.catalog import SidAssignment, item_key_of
 from schemas.codec import RECORDS, Decoder
 from schemas.dead_letters import DeadLetter, Reason
 from schemas.instructions import InstructionKind, ReasoningInstruction
 from schemas.topics import topic_table
 from schemas.users import UserProfile
-from streams.connections import KafkaConfig
+from streams.connections import KafkaConfig, RedisConfig
 from streams.local.kafka import LocalKafka
 from streams.local.redis_server import LocalRedis
 from streams.partitioner import partition_of
 from streams.producer import RecordProducer
+from streams.redis_epoch import begin_epoch
 from tests.agents.near_line import (
+    ITEMS,
     PARTITIONS,
     Logs,
     WorkerProcess,
     eventually,
+    fit_generation,
     worker_environment,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 NAMES = ("router", "window-aggregator", "instruction-writer", "catalog-indexer")
-CATEGORIES = ("Outdoor > Umbrellas", "Kitchen > Kettles", "Home > Lamps")
-ITEMS = [
-    ItemUpsert(
-        item_id=f"item-{n}", title=f"{CATEGORIES[n % 3]} number {n}", category=CATEGORIES[n % 3]
-    )
-    for n in range(300)
-]
 
 
 @dataclass
@@ -87,17 +81,6 @@ class NearLine:
         return [decoder.decode(m.value() or b"") for m in messages]
 
 
-def fit_generation(home: Path) -> CharacterEncoder:
-    """Writes what the indexer and the writer read of a generation."""
-    folder = home / "generations" / "1"
-    encoder = CharacterEncoder.fit([item_text(item) for item in ITEMS])
-    encoder.save(folder)
-    centroids = np.random.default_rng(0).standard_normal((3, 16, encoder.dim))
-    Codebooks(centroids=centroids.astype(np.float32)).save(folder)
-    (folder / "manifest.json").write_text("{}")
-    return encoder
-
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> CharacterEncoder:
     return fit_generation(tmp_path_factory.getbasetemp() / "near-line-home")
@@ -113,6 +96,7 @@ def near_line(
     home = tmp_path_factory.getbasetemp() / "near-line-home"
     client = redis.Redis.from_url(redis_server.url)
     client.flushdb()
+    begin_epoch(RedisConfig(url=redis_server.url), now_ms=0)
     with LocalKafka(folder / "kafka") as broker:
         broker.ensure_topics(topic_table(PARTITIONS))
         environment = worker_environment(broker.bootstrap, redis_server.url, home)

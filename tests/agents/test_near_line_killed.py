@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import cast
 
 import msgspec
@@ -22,10 +23,11 @@ from schemas.behaviour import Behaviour
 from schemas.codec import RECORDS, Decoder
 from schemas.instructions import InstructionTrigger
 from schemas.topics import topic_table
-from streams.connections import KafkaConfig
+from streams.connections import KafkaConfig, RedisConfig
 from streams.local.kafka import LocalKafka
 from streams.local.redis_server import LocalRedis
 from streams.producer import RecordProducer
+from streams.redis_epoch import begin_epoch
 from streams.watermarks import FOREVER_MS
 from streams.windows import WindowConfig, window_start_ms
 from tests.agents.near_line import (
@@ -47,7 +49,14 @@ BURST, PAUSE_S = 60, 0.2
 KILLS = 3
 CLOSING = "windows closed"  # what the aggregator logs between sending triggers and deleting rows
 
-Run = tuple[dict[str, UserAction], dict[str, list[InstructionTrigger]], Logs]
+
+@dataclass(frozen=True)
+class KilledRun:
+    """What a run left behind, and when its windows spoke."""
+
+    trigger: str
+    logs: Logs
+    redis_url: str
 
 
 def shopping(rng: random.Random, start_ms: int) -> Iterator[UserAction]:
@@ -102,17 +111,22 @@ def kill_at_work(router: WorkerProcess, aggregator: WorkerProcess) -> None:
             router.kill_and_restart()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["close", "first"])
 def killed_run(
-    redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Logs, str]]:
+    request: pytest.FixtureRequest,
+    redis_server: LocalRedis,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[KilledRun]:
     """Router and aggregator on a broker of their own, killed while actions arrive, then drained."""
     folder = tmp_path_factory.mktemp("killed")
     redis.Redis.from_url(redis_server.url).flushdb()
+    begin_epoch(RedisConfig(url=redis_server.url), now_ms=0)
     with LocalKafka(folder / "kafka") as broker:
         broker.ensure_topics(topic_table(PARTITIONS))
         environment = worker_environment(
-            broker.bootstrap, redis_server.url, folder, OXYGENREC_ROUTER__CLOCK="event"
+            *(broker.bootstrap, redis_server.url, folder),
+            OXYGENREC_ROUTER__CLOCK="event",
+            OXYGENREC_WINDOWS__TRIGGER=request.param,
         )
         router = WorkerProcess("router", environment, folder)
         aggregator = WorkerProcess("window-aggregator", environment, folder)
@@ -135,7 +149,7 @@ def killed_run(
                     end = Watermark(watermark_ms=FOREVER_MS)
                     producer.send(topics.HIGH_VALUE_ACTIONS, end, None, partition=partition)
             wait_until_quiet(logs)
-            yield logs, redis_server.url
+            yield KilledRun(request.param, logs, redis_server.url)
         finally:
             assert [router.stop(), aggregator.stop()] == [0, 0]
             logs.close()
@@ -159,6 +173,19 @@ def acknowledged(logs: Logs) -> dict[str, UserAction]:
     return {action.event_id: action for action in actions}
 
 
+def high_value_as_logged(logs: Logs) -> list[UserAction]:
+    """Returns every acknowledged action that is no click, each once, in the order of the log."""
+    decoder: Decoder[UserAction | Watermark] = Decoder(RECORDS[topics.HIGH_VALUE_ACTIONS])
+    found: dict[str, UserAction] = {}
+    for message in (m for part in logs.read(topics.HIGH_VALUE_ACTIONS) for m in part):
+        record = decoder.decode(message.value() or b"")
+        if isinstance(record, UserAction):
+            found.setdefault(record.event_id, record)
+    sent = acknowledged(logs).items()
+    assert found.keys() == {i for i, action in sent if action.action is not ActionType.CLICK}
+    return list(found.values())
+
+
 def triggers(logs: Logs) -> dict[str, list[InstructionTrigger]]:
     decoder: Decoder[InstructionTrigger] = Decoder(RECORDS[topics.INSTRUCTION_TRIGGERS])
     found: dict[str, list[InstructionTrigger]] = defaultdict(list)
@@ -171,28 +198,27 @@ def triggers(logs: Logs) -> dict[str, list[InstructionTrigger]]:
 
 @pytest.mark.integration
 @pytest.mark.timeout(240)
-def test_each_window_of_an_offline_recount_triggered_once(killed_run: tuple[Logs, str]) -> None:
-    logs, _ = killed_run
+def test_each_window_of_an_offline_recount_triggered_once(killed_run: KilledRun) -> None:
+    logs = killed_run.logs
     expected: dict[str, list[UserAction]] = defaultdict(list)
-    for action in acknowledged(logs).values():
-        if action.action is not ActionType.CLICK:
-            start = window_start_ms(action.user_id, action.event_time_ms, WINDOWS)
-            expected[f"{action.user_id}:{start}"].append(action)
+    for action in high_value_as_logged(logs):
+        start = window_start_ms(action.user_id, action.event_time_ms, WINDOWS)
+        expected[f"{action.user_id}:{start}"].append(action)
     found = triggers(logs)
     assert found.keys() == expected.keys()
     for trigger_id, sent in found.items():
         by_time = sorted(expected[trigger_id], key=lambda a: a.event_time_ms)
+        wanted = by_time if killed_run.trigger == "close" else expected[trigger_id][:1]
         assert all(trigger == sent[0] for trigger in sent), "a repeat with another content"
-        assert sent[0].actions == by_time
+        assert sent[0].actions == wanted
     logger.info("windows by times sent: %s", Counter(len(sent) for sent in found.values()))
 
 
 @pytest.mark.integration
-def test_history_holds_every_acknowledged_action_once(killed_run: tuple[Logs, str]) -> None:
-    logs, redis_url = killed_run
-    sent = acknowledged(logs)
+def test_history_holds_every_acknowledged_action_once(killed_run: KilledRun) -> None:
+    sent = acknowledged(killed_run.logs)
     assert len(sent) == SENT
-    client = redis.Redis.from_url(redis_url)
+    client = redis.Redis.from_url(killed_run.redis_url)
     decoder = msgspec.json.Decoder(Behaviour)
     held = [
         decoder.decode(cast(bytes, member)).event_id
@@ -203,6 +229,5 @@ def test_history_holds_every_acknowledged_action_once(killed_run: tuple[Logs, st
 
 
 @pytest.mark.integration
-def test_nothing_of_it_is_a_dead_letter(killed_run: tuple[Logs, str]) -> None:
-    logs, _ = killed_run
-    assert logs.ends(topics.DEAD_LETTERS, partitions=1) == [0]
+def test_nothing_of_it_is_a_dead_letter(killed_run: KilledRun) -> None:
+    assert killed_run.logs.ends(topics.DEAD_LETTERS, partitions=1) == [0]

@@ -31,6 +31,7 @@ from streams.local.triton import LocalTriton
 from streams.log_reader import LogReader
 from streams.producer import RecordProducer
 from streams.redis_client import worker_client
+from streams.redis_epoch import begin_epoch
 from streams.redis_items import RedisItems, popular_key
 from tests.models.generator.small_policy import CONTENT_DIM, small_policy
 
@@ -112,6 +113,8 @@ def fill(server: LocalRedis, keys: list[int]) -> None:
         ItemRow(item_key=key, item_id=f"item-{key}", live=True, title="t", category="c")
         for key in keys
     ]
+
+    begin_epoch(RedisConfig(url=server.url), now_ms=0)
 
     async def put() -> None:
         client = worker_client(RedisConfig(url=server.url))
