@@ -8,6 +8,10 @@ the batch, and every step is idempotent:
 3. produce high-value actions, then the watermark of each partition; dead letters; misrouted ones;
 4. await every acknowledgement;
 5. commit the offsets.
+
+Step 1 computes, the others wait: while one batch is written to Redis on a thread of its own, and
+one is being acknowledged, the next is decoded. Effects and commits keep the order of the batches.
+Before partitions move, and before a watermark of the wall clock, all in hand is finished.
 """
 
 import concurrent.futures
@@ -15,8 +19,10 @@ import logging
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import redis
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -37,6 +43,7 @@ GROUP = "oxygenrec-router"
 POLL_S = 0.1  # a part-filled batch waits this long: it bounds the delay of a quiet stream
 REDIS_RETRY_S = 0.5
 END_TIMEOUT_S = 1.0
+BATCHES_IN_HAND = 3  # one in Redis, one whose acknowledgements are under way, one that waits
 SESSION_TIMEOUT_MS = 10_000  # a killed router's partitions move after this long
 
 logger = logging.getLogger(__name__)
@@ -56,6 +63,18 @@ def run(settings: Settings) -> None:
     Router(settings).run(stop)
 
 
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """A batch on its way, how many messages it was, and what Kafka must acknowledge of it.
+
+    None in place of acknowledgements: it was stopped while Redis was away, and comes again.
+    """
+
+    batch: Batch
+    messages: int
+    effects: Future[list[Future[Delivered]] | None]
+
+
 class Router:
     """One member of the group `oxygenrec-router`."""
 
@@ -71,6 +90,8 @@ class Router:
         self._dead_letters = DeadLetters(self._producer, NAME, now_ms)
         self._history = HistoryWriter(router_client(settings.redis), settings.router.history_length)
         self._positions: dict[int, int] = {}
+        self._in_hand: deque[InHand] = deque()
+        self._effects = ThreadPoolExecutor(1, "router-effects")
         self._consumer = Consumer(
             {
                 "bootstrap.servers": kafka.bootstrap,
@@ -95,12 +116,20 @@ class Router:
         due_s = time.monotonic()
         try:
             while not stop.is_set():
-                self._route(self._consumer.consume(self._config.batch, POLL_S), stop)
+                messages = self._consumer.consume(self._config.batch, POLL_S)
+                self._route(messages, stop)
+                if not messages or time.monotonic() >= due_s:
+                    self._finish()
                 if time.monotonic() >= due_s:
                     self._look_for_ends()
-                    self._await(self._send_watermarks())
+                    risen = self._routing.news()
+                    self._await(self._send_watermarks(risen))
+                    self._routing.announced(risen)
                     due_s = time.monotonic() + self._config.watermark_ms / 1_000
+            self._finish()
         finally:
+            stop.set()  # effects that wait for Redis give up
+            self._effects.shutdown()
             self._consumer.close()
             self._producer.close()
             logger.info("router stopped")
@@ -110,12 +139,33 @@ class Router:
         if not arrived:
             return
         batch = self._routing.route(arrived, now_ms())
-        if not self._write_history(batch, stop):
-            return  # stopped while Redis was away: nothing is committed, the batch comes again
-        self._await(self._send(batch))
-        self._commit(batch)
-        self._routing.done(batch)
-        _count(batch, len(arrived))
+        risen = self._routing.news()  # now: the next batch must not speak for this one
+        self._routing.announced(risen)
+        effects = self._effects.submit(self._make, batch, risen, stop)
+        self._in_hand.append(InHand(batch, len(arrived), effects))
+        while len(self._in_hand) > BATCHES_IN_HAND:
+            self._finish_oldest()
+
+    def _make(
+        self, batch: Batch, risen: dict[int, int], stop: threading.Event
+    ) -> list[Future[Delivered]] | None:
+        """Writes history, then queues what the batch asks for; batch after batch on one thread."""
+        return self._send(batch, risen) if self._write_history(batch, stop) else None
+
+    def _finish(self) -> None:
+        """Waits for everything in hand. Raises `UndeliveredRecord`."""
+        while self._in_hand:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        oldest = self._in_hand.popleft()
+        sent = oldest.effects.result()
+        if sent is None:
+            return
+        self._await(sent)
+        self._commit(oldest.batch)
+        self._routing.done(oldest.batch)
+        _count(oldest.batch, oldest.messages)
 
     def _write_history(self, batch: Batch, stop: threading.Event) -> bool:
         """Writes until Redis has it. Without Redis nothing may go on: history comes first."""
@@ -130,7 +180,7 @@ class Router:
                 return True
         return False
 
-    def _send(self, batch: Batch) -> list[Future[Delivered]]:
+    def _send(self, batch: Batch, risen: dict[int, int]) -> list[Future[Delivered]]:
         """Queues everything the batch asks for, watermarks behind the actions they speak about."""
         sent = [
             self._producer.send(
@@ -138,7 +188,7 @@ class Router:
             )
             for partition, action in batch.high_value
         ]
-        sent += self._send_watermarks()
+        sent += self._send_watermarks(risen)
         sent += [
             self._producer.send(topics.ACTIONS, source.value, user_id)
             for user_id, source in batch.misrouted
@@ -146,8 +196,7 @@ class Router:
         sent += [self._dead_letters.send(source, why) for source, why in batch.dead]
         return sent
 
-    def _send_watermarks(self) -> list[Future[Delivered]]:
-        risen = self._routing.news()
+    def _send_watermarks(self, risen: dict[int, int]) -> list[Future[Delivered]]:
         sent = []
         for partition, watermark_ms in risen.items():
             record = Watermark(watermark_ms=watermark_ms)
@@ -157,7 +206,6 @@ class Router:
             metrics.WATERMARK_SECONDS.labels(worker=NAME, partition=partition).set(
                 watermark_ms / 1_000
             )
-        self._routing.announced(risen)
         return sent
 
     def _await(self, sent: list[Future[Delivered]]) -> None:
@@ -202,6 +250,7 @@ class Router:
         logger.info("partitions assigned", extra={"partitions": sorted(self._positions)})
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._finish()  # while these partitions are still ours to commit
         self._positions = {}
         self._routing.assign(())
 
