@@ -79,7 +79,7 @@ class Composer:
             encoder_id=self.encoder.encoder_id,
             as_of_ms=trigger.window_end_ms,
             created_ms=now_ms,
-            reasoner=self.reasoner.name,
+            reasoner=reasoning.reasoner,
         )
 
     async def _context(self, trigger: InstructionTrigger) -> ReasoningContext:
