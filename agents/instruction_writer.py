@@ -179,6 +179,9 @@ class InstructionWriter:
         self._tracker.finish(TopicPartition(source.topic, source.partition), source.offset)
 
     async def _write(self, trigger: InstructionTrigger, source: Source) -> None:
+        if await _with_redis(lambda: self._store.erased(trigger.user_id)):
+            metrics.INSTRUCTIONS.labels(result="erased").inc()  # no reasoner sees the window either
+            return
         begun = time.monotonic()
         try:
             made = await _with_redis(lambda: self._composer.compose(trigger, _now_ms()))

@@ -81,7 +81,7 @@ WINDOWS_CLOSED = Counter("oxygenrec_windows_closed_total", "Windows closed: trig
 
 # Instruction writer and catalog indexer
 INSTRUCTIONS = Counter(
-    "oxygenrec_instructions_total", "Instructions: stored, superseded, failed", ["result"]
+    "oxygenrec_instructions_total", "Triggers: stored, superseded, failed, erased", ["result"]
 )
 REASONING_SECONDS = Histogram(
     "oxygenrec_reasoning_seconds", "Time to reason about one window", buckets=WORK_SECONDS

@@ -5,6 +5,8 @@ import redis.asyncio
 
 from schemas.codec import encode
 from schemas.users import UserProfile
+from streams.lua_scripts import script
+from streams.redis_history import erased_key
 
 _profile = msgspec.json.Decoder(UserProfile)
 
@@ -19,15 +21,20 @@ class RedisProfiles:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
+        self._unless_erased = client.register_script(script("profile"))
 
     async def profile(self, user_id: str) -> UserProfile | None:
         """Returns the profile, or None."""
         record = await self._client.get(profile_key(user_id))
         return None if record is None else _profile.decode(record)
 
-    async def put(self, profile: UserProfile) -> None:
-        """Stores a profile over the one before."""
-        await self._client.set(profile_key(profile.user_id), encode(profile))
+    async def put(self, profile: UserProfile) -> bool:
+        """Stores a profile over the one before, unless it is from before the user's erasure."""
+        stored = await self._unless_erased(
+            keys=[profile_key(profile.user_id), erased_key(profile.user_id)],
+            args=[encode(profile), profile.updated_ms],
+        )
+        return bool(stored == 1)
 
     async def remove(self, user_id: str) -> None:
         """Deletes a profile."""
