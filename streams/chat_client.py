@@ -27,6 +27,7 @@ FIRST_PAUSE_S = 0.25  # full jitter: the n-th pause is uniform below min(4 s, 0.
 LONGEST_PAUSE_S = 4.0
 NO_KEY = "none"  # the official client does not start without a key; local servers want none
 TOO_MANY_REQUESTS = 429
+NOT_SERVED = RETRIED | {ChatFault.REFUSED}  # these cost no tokens
 MAX_DETAIL = 200  # characters of a server's complaint that reach our log
 
 
@@ -110,7 +111,8 @@ class ChatClient:
             completion = await self._within_deadline(self._body(system, user, schema))
             used = _counted(completion.usage, reserved)
         except ChatFailed as error:
-            used = 0 if error.fault in RETRIED or error.fault is ChatFault.REFUSED else reserved
+            if error.fault in NOT_SERVED:
+                used = 0
             raise
         finally:
             self._budget.settle(reserved, used)

@@ -13,7 +13,7 @@ import redis.asyncio
 from agents.instruction_writer import GROUP, run
 from agents.settings import Settings, load_settings
 from schemas import topics
-from schemas.actions import ActionType, UserAction
+from schemas.actions import ActionType, UserAction, UserErased
 from schemas.instructions import InstructionTrigger, ReasoningInstruction, trigger_id_of
 from schemas.topics import topic_table
 from streams import metrics
@@ -22,6 +22,7 @@ from streams.local.kafka import LocalKafka
 from streams.local.redis_server import LocalRedis
 from streams.producer import RecordProducer
 from streams.redis_client import worker_client
+from streams.redis_history import RedisErasures
 from streams.redis_instructions import RedisInstructions
 from tests.agents.near_line import PARTITIONS, Logs
 from tests.agents.test_near_line import fit_generation
@@ -182,6 +183,24 @@ async def test_a_writer_that_is_stopped_in_a_call_leaves_no_user_without_the_new
         made = [await instruction(client, user) for user in users]
     assert {one.as_of_ms for one in made} == {now_ms}
     assert slow.most_in_hand == 2
+
+
+async def test_no_reasoner_sees_the_window_of_an_erased_user(
+    broker: LocalKafka, redis_server: LocalRedis, home: Path, client: redis.asyncio.Redis
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    erased = UserErased(event_id="e", user_id="w-erased", event_time_ms=now_ms)
+    await RedisErasures(client).apply(erased)
+    with RecordProducer(KafkaConfig(bootstrap=broker.bootstrap), "test") as producer:
+        for user in ("w-erased", "w-kept"):
+            windowed = trigger(user, now_ms + 1, user)
+            producer.send(topics.INSTRUCTION_TRIGGERS, windowed, user).result(10)
+    async with chat_server() as server, writing(broker, redis_server, home, server):
+        await instruction(client, "w-kept")
+        await asyncio.sleep(0.5)  # the other one may stand behind it
+    assert "w-kept" in searched_in(server)
+    assert "w-erased" not in searched_in(server)
+    assert await RedisInstructions(client).read(1, "w-erased") is None
 
 
 async def test_with_the_model_gone_the_local_text_is_written(
