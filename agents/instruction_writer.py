@@ -1,15 +1,15 @@
 """The instruction writer: trigger -> reasoner -> text -> vector -> Redis -> `instructions`.
 
-Many users at once (a call of an LLM takes seconds), one user's windows in their order. Offsets are
-committed in order, behind every effect: a crash repeats the triggers that were in hand, and the
-compare-and-set in Redis makes the repeat harmless.
+Many users at once (a call of an LLM takes seconds), one user's windows in their order, and of those
+that wait only the newest (`agents/trigger_queue.py`). Refreshes are read when no trigger is there.
+Offsets are committed in order, behind every effect: a crash repeats the triggers that were in hand,
+and the compare-and-set in Redis makes the repeat harmless.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -17,17 +17,13 @@ from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
 from agents.artifact_folders import generation_folder, newest_generation
-from agents.ports import HistoryStore, InstructionStore, ItemStore, ProfileStore, TextEncoder
-from agents.ports import Reasoner as ReasonerPort
-from agents.settings import Settings
-from models.reasoning.context import ReasoningContext
-from models.reasoning.local_reasoner import LocalReasoner
+from agents.instruction_composer import Composer
+from agents.ports import InstructionStore
+from agents.reasoners import open_reasoner
+from agents.settings import InstructionConfig, Settings
+from agents.trigger_queue import Queued, TriggerQueue
 from models.reasoning.text_encoder import CharacterEncoder
-from models.vectors import pack
 from schemas import topics
-from schemas.actions import UserAction
-from schemas.behaviour import Behaviour
-from schemas.catalog import item_key_of
 from schemas.codec import RECORDS, Decoder
 from schemas.errors import InvalidRecord
 from schemas.instructions import InstructionTrigger, ReasoningInstruction
@@ -44,6 +40,7 @@ from streams.redis_profiles import RedisProfiles
 
 NAME = "instruction-writer"
 GROUP = "oxygenrec-instruction-writer"
+READ = (topics.INSTRUCTION_TRIGGERS, topics.INSTRUCTION_REFRESHES)
 POLL_MS = 200
 RETRY_S = 0.5
 
@@ -51,152 +48,140 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Composer:
-    """Makes the instruction of a trigger from what the stores know about its user."""
-
-    generation: int
-    reasoner: ReasonerPort
-    encoder: TextEncoder
-    history: HistoryStore
-    items: ItemStore
-    profiles: ProfileStore
-    history_length: int
-
-    async def compose(self, trigger: InstructionTrigger, now_ms: int) -> ReasoningInstruction:
-        """Returns the instruction as of the trigger's time. Raises what its parts raise."""
-        context = await self._context(trigger)
-        reasoning = await self.reasoner.reason(context)
-        vector = self.encoder.encode([reasoning.text])[0]
-        return ReasoningInstruction(
-            instruction_id=f"{trigger.trigger_id}:{self.generation}",
-            trigger_id=trigger.trigger_id,
-            user_id=trigger.user_id,
-            generation=self.generation,
-            kind=reasoning.kind,
-            text=reasoning.text,
-            vector=pack(vector),
-            encoder_id=self.encoder.encoder_id,
-            as_of_ms=trigger.until_ms,
-            created_ms=now_ms,
-            reasoner=self.reasoner.name,
-        )
-
-    async def _context(self, trigger: InstructionTrigger) -> ReasoningContext:
-        recent = await self.history.recent(trigger.user_id, self.history_length)
-        behaviour = [b for b in recent if b.event_time_ms < trigger.until_ms]
-        return ReasoningContext(
-            user_id=trigger.user_id,
-            as_of_ms=trigger.until_ms,
-            window=trigger.actions,
-            behaviour=behaviour,
-            items=await self.items.rows(_item_keys(behaviour, trigger.actions)),
-            profile=await self.profiles.profile(trigger.user_id),
-        )
-
-
 async def run(settings: Settings) -> None:
-    """Writes until cancelled. Raises `TopicsDiffer`, `GenerationMissing`, `UndeliveredRecord`."""
-    check_topics(
-        settings.kafka, (topics.INSTRUCTION_TRIGGERS, topics.INSTRUCTIONS, topics.DEAD_LETTERS)
-    )
+    """Writes until cancelled.
+
+    Raises `TopicsDiffer`, `NoGeneration`, `InvalidSetting`, `UndeliveredRecord`.
+    """
+    check_topics(settings.kafka, (*READ, topics.INSTRUCTIONS, topics.DEAD_LETTERS))
     generation = newest_generation(settings)
-    folder = generation_folder(settings, generation)
+    encoder = CharacterEncoder.load(generation_folder(settings, generation))
     redis = worker_client(settings.redis)
-    composer = Composer(
-        generation=generation,
-        reasoner=LocalReasoner(),
-        encoder=CharacterEncoder.load(folder),
-        history=RedisHistory(redis),
-        items=RedisItems(redis),
-        profiles=RedisProfiles(redis),
-        history_length=settings.router.history_length,
-    )
     store = RedisInstructions(redis, settings.instructions.expires_ms)
     consumer = group_consumer(settings.kafka, GROUP)
-    with RecordProducer(settings.kafka, f"oxygenrec-{NAME}") as producer:
-        writer = InstructionWriter(
-            consumer, composer, store, producer, in_flight=settings.instructions.in_flight
-        )
-        try:
-            await consumer.start()
-            logger.info("instruction writer started", extra={"generation": generation})
-            await writer.run()
-        finally:
-            await consumer.stop()
-            await redis.aclose()
-            logger.info("instruction writer stopped")
+    try:
+        with RecordProducer(settings.kafka, f"oxygenrec-{NAME}") as producer:
+            async with open_reasoner(settings, _now_ms) as reasoner:
+                composer = Composer(
+                    generation=generation,
+                    reasoner=reasoner,
+                    encoder=encoder,
+                    history=RedisHistory(redis),
+                    items=RedisItems(redis),
+                    profiles=RedisProfiles(redis),
+                    history_length=settings.router.history_length,
+                )
+                writer = InstructionWriter(
+                    settings.instructions, consumer, composer, store, producer
+                )
+                await consumer.start()
+                said = {"generation": generation, "reasoner": reasoner.name}
+                logger.info("instruction writer started", extra=said)
+                await writer.run()
+    finally:
+        await consumer.stop()
+        await redis.aclose()
+        logger.info("instruction writer stopped")
 
 
 class InstructionWriter:
-    """One member of the group: reads triggers, keeps up to `in_flight` of them in hand."""
+    """One member of the group: up to `in_flight` records in hand, `queued` behind them."""
 
     def __init__(
         self,
+        config: InstructionConfig,
         consumer: AIOKafkaConsumer,
         composer: Composer,
         store: InstructionStore,
         producer: RecordProducer,
-        *,
-        in_flight: int,
     ) -> None:
+        self._config = config
         self._consumer = consumer
         self._composer = composer
         self._store = store
         self._producer = producer
         self._dead_letters = DeadLetters(producer, NAME, _now_ms)
-        self._free = asyncio.Semaphore(in_flight)
         self._tracker = OffsetTracker()
-        self._latest: dict[str, asyncio.Task[None]] = {}
+        self._queue = TriggerQueue(refreshes_in_hand=max(1, config.in_flight // 2))
         self._decoder: Decoder[InstructionTrigger] = Decoder(RECORDS[topics.INSTRUCTION_TRIGGERS])
-        consumer.subscribe([topics.INSTRUCTION_TRIGGERS], listener=TrackedPartitions(self._tracker))
+        consumer.subscribe(READ, listener=QueuedPartitions(self._tracker, self._queue))
 
     async def run(self) -> None:
         """Reads and commits until cancelled; what was not committed comes again."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
-                for place, messages in fetched.items():
+                poison = []
+                for place, messages in (await self._read()).items():
                     metrics.CONSUMED.labels(worker=NAME, topic=place.topic).inc(len(messages))
                     for message in messages:
-                        await self._free.acquire()
-                        self._begin(tasks, place, message)
+                        try:
+                            self._offer(place, message)
+                        except InvalidRecord as error:
+                            poison.append(self._bury(_source(place, message), error))
+                self._begin(tasks)
+                await asyncio.gather(*poison)
                 await self._commit()
 
-    def _begin(self, tasks: asyncio.TaskGroup, place: TopicPartition, message: Any) -> None:
-        source = Source(
-            topic=place.topic,
-            partition=place.partition,
-            offset=message.offset,
-            key=message.key,
-            value=message.value,
+    async def _read(self) -> dict[TopicPartition, list[Any]]:
+        """Returns new triggers; new refreshes only where no trigger came and none waits."""
+        room = self._config.queued - self._queue.triggers
+        fetched = await self._fetch(topics.INSTRUCTION_TRIGGERS, room, POLL_MS)
+        if fetched or self._queue.triggers:
+            return fetched
+        room = self._config.in_flight - self._queue.refreshes
+        return await self._fetch(topics.INSTRUCTION_REFRESHES, room, 0)
+
+    async def _fetch(
+        self, topic: str, room: int, timeout_ms: int
+    ) -> dict[TopicPartition, list[Any]]:
+        places = [place for place in self._consumer.assignment() if place.topic == topic]
+        if room <= 0 or not places:  # without partitions aiokafka would take those of any topic
+            await asyncio.sleep(timeout_ms / 1_000)
+            return {}
+        fetched: dict[TopicPartition, list[Any]] = await self._consumer.getmany(
+            *places, timeout_ms=timeout_ms, max_records=room
         )
+        return fetched
+
+    def _offer(self, place: TopicPartition, message: Any) -> None:
+        """Queues a record; one that is superseded is finished. Raises `InvalidRecord`."""
         self._tracker.begin(place, message.offset)
-        user = (message.key or b"").decode(errors="replace")
-        earlier = self._latest.get(user)
-        task = tasks.create_task(self._handle(place, source, earlier))
-        self._latest[user] = task
-        task.add_done_callback(lambda done: self._end(user, done))
+        arrived = Queued(
+            trigger=self._decoder.decode(message.value or b""),
+            source=_source(place, message),
+            refresh=place.topic == topics.INSTRUCTION_REFRESHES,
+        )
+        superseded = self._queue.offer(arrived)
+        if superseded is not None:
+            metrics.INSTRUCTIONS.labels(result="superseded").inc()
+            self._finish(superseded.source)
 
-    def _end(self, user: str, task: asyncio.Task[None]) -> None:
-        self._free.release()
-        if self._latest.get(user) is task:
-            del self._latest[user]
+    def _begin(self, tasks: asyncio.TaskGroup) -> None:
+        while self._queue.in_hand < self._config.in_flight:
+            taken = self._queue.take()
+            if taken is None:
+                break
+            tasks.create_task(self._work(tasks, taken))
+        for topic, waiting in zip(READ, (self._queue.triggers, self._queue.refreshes), strict=True):
+            metrics.TRIGGERS_WAITING.labels(topic=topic).set(waiting)
 
-    async def _handle(
-        self, place: TopicPartition, source: Source, earlier: asyncio.Task[None] | None
-    ) -> None:
-        if earlier is not None:
-            await asyncio.wait([earlier])
-        try:
-            trigger = self._decoder.decode(source.value or b"")
-        except InvalidRecord as error:
-            await asyncio.wrap_future(self._dead_letters.send(source, rejection_of(error)))
-        else:
-            await self._write(trigger, source)
-        self._tracker.finish(place, source.offset)
+    async def _work(self, tasks: asyncio.TaskGroup, taken: Queued) -> None:
+        await self._write(taken.trigger, taken.source)
+        self._finish(taken.source)
+        self._queue.done(taken)
+        self._begin(tasks)
+
+    async def _bury(self, source: Source, error: InvalidRecord) -> None:
+        await asyncio.wrap_future(self._dead_letters.send(source, rejection_of(error)))
+        self._finish(source)
+
+    def _finish(self, source: Source) -> None:
+        self._tracker.finish(TopicPartition(source.topic, source.partition), source.offset)
 
     async def _write(self, trigger: InstructionTrigger, source: Source) -> None:
+        if await _with_redis(lambda: self._store.erased(trigger.user_id)):
+            metrics.INSTRUCTIONS.labels(result="erased").inc()  # no reasoner sees the window either
+            return
         begun = time.monotonic()
         try:
             made = await _with_redis(lambda: self._composer.compose(trigger, _now_ms()))
@@ -231,6 +216,19 @@ class InstructionWriter:
             logger.warning("offsets not committed", extra={"cause": str(error)})
 
 
+class QueuedPartitions(TrackedPartitions):
+    """Drops what waits of revoked partitions too: read again, it must not be taken for a repeat."""
+
+    def __init__(self, tracker: OffsetTracker, queue: TriggerQueue) -> None:
+        super().__init__(tracker)
+        self._queue = queue
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        """Forgets the revoked partitions."""
+        await super().on_partitions_revoked(revoked)
+        self._queue.drop({(place.topic, place.partition) for place in revoked})
+
+
 async def _with_redis(call: Callable[[], Awaitable[T]]) -> T:
     """Returns the call's result; while Redis is away it waits, for nothing may be skipped."""
     while True:
@@ -241,9 +239,14 @@ async def _with_redis(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(RETRY_S)
 
 
-def _item_keys(behaviour: list[Behaviour], window: list[UserAction]) -> list[int]:
-    keys = {b.item_key for b in behaviour if b.item_key is not None}
-    return sorted(keys | {item_key_of(a.item_id) for a in window if a.item_id is not None})
+def _source(place: TopicPartition, message: Any) -> Source:
+    return Source(
+        topic=place.topic,
+        partition=place.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value,
+    )
 
 
 def _now_ms() -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 REPEAT_S = 10.0  # aiokafka says the same line hundreds of times while a broker restarts
-CHATTY = ("aiokafka", "faust", "mode", "httpx", "httpcore")
+CHATTY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "httpx2", "httpcore2", "openai")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,10 @@ class InstructionStore(Protocol):
         """Stores it and returns True, unless one as new is there or the user is erased."""
         ...
 
+    async def erased(self, user_id: str) -> bool:
+        """Returns whether the user's erasure is remembered: nothing of them is to be used."""
+        ...
+
 
 class ItemStore(Protocol):
     """Item rows by key, and the popular items of a scenario (what a degraded answer is made of)."""

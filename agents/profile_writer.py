@@ -76,12 +76,16 @@ class ProfileWriter:
             return
         while True:
             try:
-                if profile is not None:
-                    await self._profiles.put(profile)
-                else:
-                    await self._profiles.remove((source.key or b"").decode(errors="replace"))
+                result = await self._write(profile, source)
             except RedisError as error:
                 logger.warning("Redis does not take profiles", extra={"cause": str(error)})
                 await asyncio.sleep(RETRY_S)
             else:
+                metrics.PROFILES.labels(result=result).inc()
                 return
+
+    async def _write(self, profile: UserProfile | None, source: Source) -> str:
+        if profile is not None:
+            return "stored" if await self._profiles.put(profile) else "refused"
+        await self._profiles.remove((source.key or b"").decode(errors="replace"))
+        return "removed"

@@ -3,9 +3,9 @@
 Writers wait while the key `epoch` is missing (`streams/redis_epoch.py`), so nothing newer is
 overwritten. Everything is written by the stores that the workers write with, in this order:
 
-1. `users`: profiles;
-2. `semantic-ids` and `catalog`: item rows (without a text where compaction removed the item);
-3. `actions`: behaviour, popularity and the markers of erased users. Triggers stay off;
+1. `actions`: behaviour, popularity and the markers of erased users. Triggers stay off;
+2. `users`: profiles that are newer than a marker;
+3. `semantic-ids` and `catalog`: item rows (without a text where compaction removed the item);
 4. `instructions`: the newest of each user that has not expired, erased users excepted;
 5. the key `epoch`: the writers go on.
 
@@ -128,9 +128,9 @@ class Restore:
 
     async def run(self) -> Restored:
         """Replays the logs in their order and returns what was written."""
+        await self._actions()
         await self._profiles()
         await self._items()
-        await self._actions()
         await self._instructions()
         return self._done
 
@@ -142,8 +142,7 @@ class Restore:
                 if record.value is None:
                     await store.remove((record.key or b"").decode(errors="replace"))
                 elif (profile := _decoded(decoder, record.value)) is not None:
-                    await store.put(profile)
-                    self._done.profiles += 1
+                    self._done.profiles += await store.put(profile)
 
     async def _items(self) -> None:
         store = RedisItems(self._client, restoring=True)

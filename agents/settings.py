@@ -11,21 +11,22 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from agents.log_lines import LogConfig
 from models.policy.config import PolicyConfig
+from models.reasoning.brief import BriefConfig
 from schemas.actions import ActionType
 from schemas.errors import OxygenRecError
-from streams.connections import KafkaConfig, RedisConfig, TritonConfig
+from streams.connections import ChatConfig, KafkaConfig, RedisConfig, TritonConfig
 from streams.watermarks import Clock
 from streams.windows import WindowConfig
 
 PREFIX = "OXYGENREC_"
 RESERVED = {"OXYGENREC_CONFIG", "OXYGENREC_DATA", "OXYGENREC_HOME", "OXYGENREC_CACHE"}
-SECRET_FIELDS = frozenset({"url"})
+SECRET_FIELDS = frozenset({"url", "api_key"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,10 @@ class InstructionConfig:
     """The slow path."""
 
     in_flight: int = 64
+    queued: int = 1_024  # read and waiting: a newer trigger of a user replaces an older one here
+    reasoner: Literal["local", "chat"] = "local"  # chat: a language model, see `chat` and `brief`
+    # A window that ended longer ago (a backlog, a replay) waits for no model. More than the grace.
+    model_within_ms: int = 60_000
     expires_ms: int = 36 * 3_600_000  # stale after 36 h: the learnable default serves
 
 
@@ -124,6 +129,8 @@ class Settings:
     router: RouterConfig = field(default_factory=RouterConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
     instructions: InstructionConfig = field(default_factory=InstructionConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    brief: BriefConfig = field(default_factory=BriefConfig)
     rewards: RewardConfig = field(default_factory=RewardConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     offline: OfflineConfig = field(default_factory=OfflineConfig)
@@ -171,9 +178,15 @@ def masked(settings: Settings) -> dict[str, Any]:
     table = asdict(settings)
     for section in table.values():
         for name in SECRET_FIELDS & section.keys():
-            scheme, at, host = section[name].rpartition("@")
-            section[name] = f"{scheme.split('//')[0]}//***@{host}" if at else section[name]
+            section[name] = _hidden(name, section[name])
     return table
+
+
+def _hidden(name: str, value: str) -> str:
+    if name != "url":
+        return "***" if value else ""
+    scheme, at, host = value.rpartition("@")
+    return f"{scheme.split('//')[0]}//***@{host}" if at else value
 
 
 def _from_toml(path: Path) -> dict[str, tuple[Any, str]]:

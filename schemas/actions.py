@@ -45,6 +45,7 @@ class ActionContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
     city: Text | None = None
     tz: Text | None = None
     weather: Text | None = None
+    holiday: Text | None = None
     device: Text | None = None
 
 

@@ -37,3 +37,22 @@ class TritonConfig:
     max_in_flight: int = 64
     # A cold torch import inside a stub takes 7-16 s on two busy cores
     load_timeout_ms: int = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatConfig:
+    """An OpenAI-compatible endpoint: its base address (`http://host:8000/v1`), a model, a limit.
+
+    An empty `url` means that there is none. The deadline holds for all attempts together. The token
+    budget counts prompts and replies; beyond it the local reasoner writes.
+    """
+
+    url: str = ""
+    api_key: str = ""
+    model: str = ""
+    deadline_ms: int = 8_000
+    in_flight: int = 64
+    attempts: int = 4
+    max_tokens: int = 160  # a reply of 400 characters has about 100
+    tokens_per_minute: int = 600_000
+    structured: bool = True  # ask the server to hold the model to the answer's JSON Schema

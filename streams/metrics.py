@@ -81,10 +81,33 @@ WINDOWS_CLOSED = Counter("oxygenrec_windows_closed_total", "Windows closed: trig
 
 # Instruction writer and catalog indexer
 INSTRUCTIONS = Counter(
-    "oxygenrec_instructions_total", "Instructions: stored, superseded, failed", ["result"]
+    "oxygenrec_instructions_total", "Triggers: stored, superseded, failed, erased", ["result"]
 )
 REASONING_SECONDS = Histogram(
     "oxygenrec_reasoning_seconds", "Time to reason about one window", buckets=WORK_SECONDS
+)
+TRIGGERS_WAITING = Gauge(
+    "oxygenrec_triggers_waiting", "Triggers and refreshes read and not begun", ["topic"]
+)
+REASONING_FALLBACKS = Counter(
+    "oxygenrec_reasoning_fallbacks_total",
+    "Windows that the local reasoner wrote because the model did not, by reason",
+    ["reason"],
+)
+CHAT_CALLS = Counter("oxygenrec_chat_calls_total", "Calls of the model, by result", ["result"])
+CHAT_RETRIES = Counter("oxygenrec_chat_retries_total", "Attempts after the first", ["cause"])
+CHAT_SECONDS = Histogram(
+    "oxygenrec_chat_seconds", "Time of one call with all its attempts", buckets=WORK_SECONDS
+)
+CHAT_TOKENS = Counter("oxygenrec_chat_tokens_total", "Tokens: prompt, completion", ["kind"])
+CHAT_IN_FLIGHT = Gauge("oxygenrec_chat_in_flight", "Calls that hold a slot now")
+INSTRUCTIONS_REFUSED = Counter(
+    "oxygenrec_instructions_refused_total", "Stored instructions not served, by cause", ["cause"]
+)
+PROFILES = Counter(
+    "oxygenrec_profiles_total",
+    "Profiles: stored, removed, refused (older than an erasure)",
+    ["result"],
 )
 ITEMS_INDEXED = Counter("oxygenrec_items_indexed_total", "Semantic IDs published")
 

@@ -86,6 +86,17 @@ class HistoryWriter:
         return int(self._script(args=arguments))
 
 
+class RedisErasures:
+    """Applies an erasure at once, for the edge; the router applies it again, in the log's order."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._script = client.register_script(script("history"))
+
+    async def apply(self, erased: UserErased) -> None:
+        """Drops history and profile and sets the marker. Raises redis' errors: apply it again."""
+        await self._script(args=[0, ERASED_MARKER_MS, *_erasure(erased)])
+
+
 def _entry(action: UserAction) -> tuple[Any, ...]:
     behaviour = behaviour_of(action)
     return (

@@ -43,6 +43,10 @@ class RedisInstructions:
             record, erased = await pipeline.execute()
         return None if record is None or erased else _record.decode(record)
 
+    async def erased(self, user_id: str) -> bool:
+        """Returns whether the marker of the user's erasure stands."""
+        return bool(await self._client.exists(erased_key(user_id)))
+
     async def write(self, instruction: ReasoningInstruction, age_ms: int = 0) -> bool:
         """Stores it unless one as new is there or the user is erased; returns whether it did.
 

@@ -5,7 +5,9 @@ import redis.asyncio
 
 from schemas.codec import encode
 from schemas.users import UserProfile
-from streams.redis_epoch import require_epoch
+from streams.lua_scripts import script
+from streams.redis_epoch import EPOCH_KEY, require_epoch
+from streams.redis_history import erased_key
 
 _profile = msgspec.json.Decoder(UserProfile)
 
@@ -22,17 +24,23 @@ class RedisProfiles:
         """`restoring`: no epoch is needed to write."""
         self._client = client
         self._restoring = restoring
+        self._unless_erased = client.register_script(script("profile"))
 
     async def profile(self, user_id: str) -> UserProfile | None:
         """Returns the profile, or None."""
         record = await self._client.get(profile_key(user_id))
         return None if record is None else _profile.decode(record)
 
-    async def put(self, profile: UserProfile) -> None:
-        """Stores a profile over the one before. Raises redis' errors, `EpochMissing` among them."""
-        if not self._restoring:
-            await require_epoch(self._client)
-        await self._client.set(profile_key(profile.user_id), encode(profile))
+    async def put(self, profile: UserProfile) -> bool:
+        """Stores a profile over the one before, unless it is from before the user's erasure.
+
+        Returns whether it did. Raises redis' errors, for a missing epoch too.
+        """
+        stored = await self._unless_erased(
+            keys=[profile_key(profile.user_id), erased_key(profile.user_id), EPOCH_KEY],
+            args=[encode(profile), profile.updated_ms, int(self._restoring)],
+        )
+        return bool(stored == 1)
 
     async def remove(self, user_id: str) -> None:
         """Deletes a profile. Raises as `put` does."""

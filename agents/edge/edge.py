@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 from typing import Protocol
+from uuid import uuid4
 
+from msgspec import Struct
 from redis.asyncio import Redis
 
 from agents.edge.action_intake import ActionIntake
 from agents.edge.exploration import ExplorationConfig
 from agents.edge.health import EdgeHealth, Readiness
 from agents.edge.popular_items import PopularItems
+from agents.edge.profile_intake import ProfileIntake
 from agents.edge.query_encoders import QueryEncoders
 from agents.edge.recommender import Recommender, RecommenderConfig
 from agents.edge.user_context import ContextConfig, ContextReader
@@ -24,21 +27,27 @@ from agents.policy_follower import PolicyFollower
 from agents.ports import Generator, HistoryStore, InstructionStore, ProfileStore
 from agents.settings import Settings
 from schemas import topics
-from schemas.actions import UserAction
+from schemas.actions import UserAction, UserErased
 from schemas.impressions import Impression
 from schemas.policies import PolicyPublished
 from streams import metrics
 from streams.admin import check_topics
 from streams.producer import Delivered, RecordProducer, cloud_event_headers
 from streams.redis_client import edge_client
-from streams.redis_history import RedisHistory
+from streams.redis_history import RedisErasures, RedisHistory
 from streams.redis_instructions import RedisInstructions
 from streams.redis_items import RedisItems
 from streams.redis_profiles import RedisProfiles
 from streams.triton_client import TritonGenerator
 
 WARM_CONNECTIONS = 12  # three reads a request, four requests at once
-WANTED_TOPICS = (topics.ACTIONS, topics.IMPRESSIONS, topics.POLICIES)
+WANTED_TOPICS = (
+    topics.ACTIONS,
+    topics.IMPRESSIONS,
+    topics.POLICIES,
+    topics.USERS,
+    topics.INSTRUCTIONS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +58,7 @@ class Edge:
 
     settings: Settings
     intake: ActionIntake
+    profile_intake: ProfileIntake
     recommender: Recommender
     policy: Callable[[], PolicyPublished | None]
     readiness: Callable[[], Awaitable[Readiness]]
@@ -125,6 +135,7 @@ def _assembled(settings: Settings, parts: Parts) -> Edge:
     return Edge(
         settings=settings,
         intake=_intake(settings, parts.producer),
+        profile_intake=_profile_intake(settings, parts),
         recommender=_recommender(settings, parts),
         policy=policy,
         readiness=health.ready,
@@ -145,6 +156,21 @@ def _intake(settings: Settings, producer: RecordProducer) -> ActionIntake:
         scenarios=frozenset(settings.serving.scenarios),
         now_ms=wall_clock_ms,
         max_actions=settings.http.max_actions,
+        acknowledge_ms=settings.http.acknowledge_ms,
+    )
+
+
+def _profile_intake(settings: Settings, parts: Parts) -> ProfileIntake:
+    def send(topic: str, record: Struct | None, user_id: str) -> Future[Delivered]:
+        headers = cloud_event_headers(record) if isinstance(record, UserErased) else ()
+        return parts.producer.send(topic, record, user_id, headers=headers)
+
+    return ProfileIntake(
+        send=send,
+        profiles=RedisProfiles(parts.redis),
+        erasures=RedisErasures(parts.redis),
+        now_ms=wall_clock_ms,
+        new_id=lambda: uuid4().hex,
         acknowledge_ms=settings.http.acknowledge_ms,
     )
 

@@ -21,6 +21,8 @@ from redis.exceptions import RedisError
 from agents.edge.edge import Edge, open_edge
 from agents.edge.http_docs import openapi_config
 from agents.edge.http_routes import ROUTES, refuse
+from agents.edge.profile_intake import NotAcknowledged
+from agents.edge.user_routes import USER_ROUTES
 from agents.settings import HttpConfig, Settings
 from schemas.dead_letters import Reason, Rejection
 from schemas.errors import InvalidRecord, OxygenRecError
@@ -101,7 +103,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
 def create_app(edge: Edge) -> Litestar:
     """Returns the application around opened parts."""
     return Litestar(
-        route_handlers=ROUTES,
+        route_handlers=[*ROUTES, *USER_ROUTES],
         state=State({"edge": edge}),
         openapi_config=openapi_config(version("oxygenrec")),
         request_max_body_size=edge.settings.http.max_body_bytes,
@@ -110,6 +112,7 @@ def create_app(edge: Edge) -> Litestar:
             RequestEntityTooLarge: _too_large,
             HTTPException: _http_fault,
             RedisError: _redis_gone,
+            NotAcknowledged: _not_acknowledged,
         },
         logging_config=None,
     )
@@ -134,3 +137,8 @@ def _http_fault(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 def _redis_gone(request: Request[Any, Any, Any], error: RedisError) -> Response[Fault]:
     return Response(Fault(status=503, detail=f"Redis: {error}"), status_code=503)
+
+
+def _not_acknowledged(request: Request[Any, Any, Any], error: NotAcknowledged) -> Response[Fault]:
+    fault = Fault(status=503, detail=str(error))
+    return Response(fault, status_code=503, headers={"retry-after": "1"})

@@ -13,13 +13,16 @@ from litestar import Request
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
+from agents.edge.profile_api import EXAMPLES, ProfilePatch, ProfilePut
 from agents.edge.recommendation_api import RecommendationRequest
 from schemas.actions import UserAction
 
 REF = "#/components/schemas/{name}"
-BODIES: dict[str, Any] = {
-    "/v1/actions": UserAction | list[UserAction],
-    "/v1/recommendations": RecommendationRequest,
+BODIES: dict[tuple[str, str], Any] = {
+    ("/v1/actions", "post"): UserAction | list[UserAction],
+    ("/v1/recommendations", "post"): RecommendationRequest,
+    ("/v1/users/{user_id}", "put"): ProfilePut,
+    ("/v1/users/{user_id}", "patch"): ProfilePatch,
 }
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
@@ -71,17 +74,17 @@ def openapi_config(version: str) -> OpenAPIConfig:
 
 def with_bodies(described: dict[str, Any]) -> dict[str, Any]:
     """Returns the description with the schema of each body that we decode ourselves."""
-    paths = list(BODIES)
-    schemas, components = msgspec.json.schema_components(
-        [BODIES[path] for path in paths], ref_template=REF
-    )
+    schemas, components = msgspec.json.schema_components(list(BODIES.values()), ref_template=REF)
     complete = {**described, "paths": dict(described["paths"])}
     known = described.get("components", {})
     complete["components"] = {**known, "schemas": {**components, **known.get("schemas", {})}}
-    for path, schema in zip(paths, schemas, strict=True):
-        body = {"required": True, "content": {"application/json": {"schema": schema}}}
-        post = {**complete["paths"][path]["post"], "requestBody": body}
-        complete["paths"][path] = {**complete["paths"][path], "post": post}
+    for (path, method), schema in zip(BODIES, schemas, strict=True):
+        content: dict[str, Any] = {"schema": schema}
+        if (example := EXAMPLES.get(BODIES[path, method])) is not None:
+            content["example"] = example
+        body = {"required": True, "content": {"application/json": content}}
+        operation = {**complete["paths"][path][method], "requestBody": body}
+        complete["paths"][path] = {**complete["paths"][path], method: operation}
     return complete
 
 

@@ -4,7 +4,6 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from litestar import Request, Response, get, post
-from litestar.params import FromPath
 from msgspec import Struct
 
 from agents.edge.action_intake import ActionsAnswer
@@ -12,7 +11,6 @@ from agents.edge.edge import Edge, wall_clock_ms
 from agents.edge.health import Readiness
 from agents.edge.http_bodies import BodyTooLarge, ElementDecoder, one
 from agents.edge.recommendation_api import (
-    InstructionShown,
     RecommendationAnswer,
     RecommendationRequest,
     answer_of,
@@ -20,28 +18,14 @@ from agents.edge.recommendation_api import (
     unknown_item,
 )
 from agents.edge.user_context import UnknownItem
-from schemas.behaviour import Behaviour
 from schemas.dead_letters import Rejection
 from schemas.errors import InvalidRecord
-from schemas.instructions import ReasoningInstruction
-from schemas.users import UserProfile
 from streams import metrics
 from streams.dead_letters import rejection_of
 
 Asked = Request[Any, Any, Any]
 
-RECENT_SHOWN = 50
-
 _asked = ElementDecoder(RecommendationRequest)
-
-
-class UserAnswer(Struct, frozen=True, kw_only=True):
-    """What is known about a user now; newest behaviour last."""
-
-    user_id: str
-    profile: UserProfile | None
-    instruction: InstructionShown | None
-    recent: list[Behaviour]
 
 
 class Alive(Struct, frozen=True, kw_only=True):
@@ -90,27 +74,6 @@ async def post_recommendations(request: Asked) -> RecommendationAnswer:
     return answer_of(slate, question.asked_ms)
 
 
-@get("/v1/users/{user_id:str}")
-async def get_user(request: Asked, user_id: FromPath[str]) -> UserAnswer:
-    """Shows a user's profile, the instruction in force, and the newest behaviour."""
-    edge = edge_of(request)
-    policy = edge.policy()
-    stored = await edge.instructions.read(policy.generation, user_id) if policy else None
-    return UserAnswer(
-        user_id=user_id,
-        profile=await edge.profiles.profile(user_id),
-        instruction=_shown(stored),
-        recent=await edge.history.recent(user_id, RECENT_SHOWN),
-    )
-
-
-def _shown(stored: ReasoningInstruction | None) -> InstructionShown | None:
-    if stored is None:
-        return None
-    age_ms = max(0, wall_clock_ms() - stored.as_of_ms)
-    return InstructionShown(id=stored.instruction_id, text=stored.text, age_ms=age_ms)
-
-
 @get("/healthz")
 async def healthz() -> Alive:
     """Says that the process answers."""
@@ -137,4 +100,4 @@ def refuse(request: Asked, error: InvalidRecord) -> Response[Rejection]:
     )
 
 
-ROUTES = (post_actions, post_recommendations, get_user, healthz, readyz, get_metrics)
+ROUTES = (post_actions, post_recommendations, healthz, readyz, get_metrics)

@@ -15,6 +15,7 @@ from models.vectors import pack
 from schemas.behaviour import Behaviour
 from schemas.errors import OxygenRecError
 from schemas.instructions import ReasoningInstruction
+from streams import metrics
 
 SEARCH = "search"
 
@@ -73,14 +74,21 @@ class ContextReader:
         behaviour, stored, rows = await redis_within(self._config.redis_ms, reading)
         if question.trigger_key is not None and question.trigger_key not in rows:
             raise UnknownItem(item_key=question.trigger_key)
-        instruction = self._of_query(question, generation) or self._fresh(question, stored)
+        encoder = self._encoder(generation)
+        instruction = self._of_query(question, encoder) or self._fresh(question, stored, encoder)
         return UserContext(behaviour=behaviour, instruction=instruction)
 
     def _fresh(
-        self, question: Question, stored: ReasoningInstruction | None
+        self,
+        question: Question,
+        stored: ReasoningInstruction | None,
+        encoder: TextEncoder | None,
     ) -> InstructionInForce | None:
         if stored is None:
             return None
+        if encoder is not None and encoder.encoder_id != stored.encoder_id:
+            metrics.INSTRUCTIONS_REFUSED.labels(cause="encoder").inc()
+            return None  # another encoder's vector points anywhere: the learnable default is better
         if question.asked_ms - stored.as_of_ms > self._config.instruction_expires_ms:
             return None  # Redis lets it expire too, counted from the write
         return InstructionInForce(
@@ -90,11 +98,10 @@ class ContextReader:
             as_of_ms=stored.as_of_ms,
         )
 
-    def _of_query(self, question: Question, generation: int) -> InstructionInForce | None:
-        if question.scenario != SEARCH or not question.query:
-            return None
-        encoder = self._encoder(generation)
-        if encoder is None:
+    def _of_query(
+        self, question: Question, encoder: TextEncoder | None
+    ) -> InstructionInForce | None:
+        if question.scenario != SEARCH or not question.query or encoder is None:
             return None
         vector = encoder.encode([question.query])[0]
         if not vector.any():  # nothing in it is known: the user's own instruction says more

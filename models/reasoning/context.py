@@ -24,7 +24,11 @@ class ReasoningContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasoning:
-    """What a reasoner concluded: a short text that will be embedded."""
+    """What a reasoner concluded: a short text that will be embedded, and who wrote it.
+
+    `reasoner` is the writer's name and version: a reasoner that falls back names the other one.
+    """
 
     kind: InstructionKind
     text: str
+    reasoner: str

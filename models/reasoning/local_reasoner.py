@@ -5,20 +5,19 @@ instruction dilute the vector: the text keeps to words that tell users apart. A 
 and alone with the surroundings, because the visible history does not carry it (ALGORITHMS 2).
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from models.reasoning.affinities import AffinityConfig, category_affinities, leaf_name
 from models.reasoning.context import Reasoning, ReasoningContext
-from models.reasoning.surroundings import day_part_of, season_of
+from models.reasoning.instruction_kinds import CHOICES, kind_of
+from models.reasoning.plain_text import plain
+from models.reasoning.surroundings import surroundings_of
 from schemas.actions import ActionType, UserAction
 from schemas.catalog import item_key_of
 from schemas.instructions import InstructionKind
 
-INTENT_ACTIONS = frozenset({ActionType.ORDER, ActionType.CART, ActionType.FAVORITE})
-_SPACES = re.compile(r"\s+")
+NAME = "local/1"  # changes with the texts: it travels in every instruction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class LocalReasoner:
 
     @property
     def name(self) -> str:
-        return "local/1"
+        return NAME
 
     async def reason(self, context: ReasoningContext) -> Reasoning:
         """Returns `compose(context)`: the port that an LLM would satisfy too."""
@@ -59,7 +58,7 @@ class LocalReasoner:
             parts = [self._earlier_search(context), self._likes(context)]
         parts.append(self._surroundings(context))
         text = "; ".join(part for part in parts if part)
-        return Reasoning(kind=kind, text=text[: self._config.max_text])
+        return Reasoning(kind=kind, text=text[: self._config.max_text], reasoner=self.name)
 
     def _searches(self, actions: Iterable[UserAction]) -> str:
         newest_first = reversed([a.query for a in actions if a.action is ActionType.SEARCH])
@@ -85,7 +84,7 @@ class LocalReasoner:
         """What was ordered, put in the cart or marked in the window, newest first."""
         chosen: dict[str, None] = {}
         for action in reversed(context.window):
-            if action.action not in INTENT_ACTIONS or action.item_id is None:
+            if action.action not in CHOICES or action.item_id is None:
                 continue
             row = context.items.get(item_key_of(action.item_id))
             if row is not None:
@@ -101,34 +100,15 @@ class LocalReasoner:
         return "likes " + ", ".join(names) if names else ""
 
     def _surroundings(self, context: ReasoningContext) -> str:
-        """Season and part of the day at the place, weather, city, age band, as far as known."""
-        place = next((a.context for a in reversed(context.window) if a.context), None)
-        profile = context.profile
-        city = (place.city if place else None) or (profile.city if profile else "") or ""
-        tz = place.tz if place else None
-        moment = f"{season_of(context.as_of_ms, city, tz)} {day_part_of(context.as_of_ms, tz)}"
-        weather = place.weather if place else None
-        age_band = profile.age_band if profile else ""
-        known = [self._clean(words) for words in (weather, city, age_band) if words]
-        return ", ".join([moment, *known])
+        """Season and part of the day; holiday, weather, city, age band as far as known."""
+        found = surroundings_of(context.window, context.profile, context.as_of_ms)
+        age_band = context.profile.age_band if context.profile else ""
+        said = (found.holiday, found.weather, found.city, age_band)
+        known = [self._clean(words) for words in said if words]
+        return ", ".join([f"{found.season} {found.day_part}", *known])
 
     def _leaf(self, category: str) -> str:
         return self._clean(leaf_name(category))
 
     def _clean(self, words: str) -> str:
-        """Drops control characters, folds white space, keeps quotes ours, caps the length."""
-        kept = "".join(
-            " " if unicodedata.category(letter)[0] in "CZ" else letter
-            for letter in words[: 4 * self._config.max_words]
-        )
-        return _SPACES.sub(" ", kept.replace('"', "'")).strip()[: self._config.max_words].rstrip()
-
-
-def kind_of(window: Iterable[UserAction]) -> InstructionKind:
-    """Returns what the window asks for: a search outweighs a choice, a choice the rest."""
-    actions = {action.action for action in window}
-    if ActionType.SEARCH in actions:
-        return InstructionKind.QUERY_REWRITE
-    if actions & INTENT_ACTIONS:
-        return InstructionKind.INTENT
-    return InstructionKind.PROFILE
+        return plain(words, self._config.max_words)

@@ -1,8 +1,13 @@
 """Season and hour of a moment at a place: what a reasoner may know without asking anybody."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from schemas.actions import UserAction
+from schemas.users import UserProfile
 
 # Cities and IANA zones south of the equator, as far as producers are likely to name them.
 SOUTHERN_PLACES = frozenset(
@@ -22,6 +27,39 @@ SOUTHERN_PLACES = frozenset(
 )
 
 SEASONS = ("winter", "spring", "summer", "autumn")
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Time and place of a window's end; empty where nobody said. Words as producers wrote them."""
+
+    season: str
+    weekday: str
+    day_part: str
+    city: str
+    weather: str
+    holiday: str
+
+
+def surroundings_of(
+    window: Sequence[UserAction], profile: UserProfile | None, as_of_ms: int
+) -> Surroundings:
+    """Returns what the newest context of the window says; its city outweighs the profile's.
+
+    Weather and holiday are told by the producer or unknown: nothing is looked up.
+    """
+    place = next((action.context for action in reversed(window) if action.context), None)
+    city = (place.city if place else None) or (profile.city if profile else "")
+    tz = place.tz if place else None
+    return Surroundings(
+        season=season_of(as_of_ms, city, tz),
+        weekday=WEEKDAYS[local_time(as_of_ms, tz).weekday()],
+        day_part=day_part_of(as_of_ms, tz),
+        city=city,
+        weather=(place.weather if place else None) or "",
+        holiday=(place.holiday if place else None) or "",
+    )
 
 
 def is_southern(place: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agents.instruction_writer import Composer
+from agents.instruction_composer import Composer
 from models.reasoning.local_reasoner import LocalReasoner
 from models.reasoning.text_encoder import CharacterEncoder
 from models.vectors import unpack

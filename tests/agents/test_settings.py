@@ -57,8 +57,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None
         load_settings({"OXYGENREC_CONFIG": str(file)})
 
 
-def test_passwords_are_hidden_when_settings_are_shown() -> None:
-    settings = load_settings({"OXYGENREC_REDIS__URL": "redis://user:secret@cache:6379/0"})
+def test_passwords_and_keys_are_hidden_when_settings_are_shown() -> None:
+    settings = load_settings(
+        {
+            "OXYGENREC_REDIS__URL": "redis://user:secret@cache:6379/0",
+            "OXYGENREC_CHAT__API_KEY": "secret-key",
+        }
+    )
     shown = str(masked(settings))
     assert "secret" not in shown
     assert "cache:6379" in shown

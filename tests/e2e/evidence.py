@@ -1,6 +1,6 @@
 """What one end-to-end run left behind: what clients were told, what the logs and Redis hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from models.policy.step_log import StepReport
 from schemas import topics
 from schemas.actions import HighValueRecord, UserAction
 from schemas.codec import RECORDS, Decoder
+from schemas.instructions import trigger_id_of
 from schemas.topics import topic_table
 from streams.connections import KafkaConfig
 from streams.log_reader import LogReader, LogRecord
@@ -55,6 +56,15 @@ class Evidence:
     def high_value(self) -> Sequence[Sequence[HighValueRecord]]:
         """Returns what the aggregator read, with the watermarks in their places."""
         return self.partitions(topics.HIGH_VALUE_ACTIONS)
+
+
+def newest_of_each_user(trigger_ids: Iterable[str]) -> set[str]:
+    """Returns the triggers that no newer one of their user may supersede."""
+    newest: dict[str, int] = {}
+    for trigger_id in trigger_ids:
+        user, _, start_ms = trigger_id.rpartition(":")
+        newest[user] = max(newest.get(user, 0), int(start_ms))
+    return {trigger_id_of(user, start_ms) for user, start_ms in newest.items()}
 
 
 async def read_logs(kafka: KafkaConfig) -> dict[str, list[list[LogRecord]]]:

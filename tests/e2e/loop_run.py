@@ -31,7 +31,7 @@ from streams.producer import RecordProducer
 from streams.redis_client import worker_client
 from streams.redis_history import RedisHistory
 from streams.redis_instructions import RedisInstructions
-from tests.e2e.evidence import Evidence, read_logs
+from tests.e2e.evidence import Evidence, newest_of_each_user, read_logs
 from tests.e2e.settings import loop_settings
 from tests.streams.window_recount import recount
 
@@ -199,7 +199,8 @@ class _Live:
             counted |= set(found.triggers)
             settled |= {event for events in found.triggers.values() for event in events}
             settled |= set(found.late)
-        return counted <= triggered and counted <= written and acted <= settled
+        newest = newest_of_each_user(counted)
+        return counted <= triggered and newest <= written and acted <= settled
 
     def _rewards_are_joined(self) -> bool:
         shown = {i.request_id for i in self._evidence.records(topics.IMPRESSIONS)}

@@ -15,7 +15,7 @@ from schemas.users import UserProfile
 from streams.connections import RedisConfig
 from streams.local.redis_server import LocalRedis
 from streams.redis_client import edge_client, router_client, worker_client
-from streams.redis_history import HistoryWriter, RedisHistory, behaviour_of
+from streams.redis_history import HistoryWriter, RedisErasures, RedisHistory, behaviour_of
 from streams.redis_instructions import RedisInstructions, instruction_key
 from streams.redis_items import RedisItems
 from streams.redis_profiles import RedisProfiles
@@ -185,6 +185,41 @@ async def test_a_profile_is_replaced_and_removed(client: redis.asyncio.Redis, us
         await profiles.put(UserProfile(user_id=user, city=city))
     assert await profiles.profile(user) == UserProfile(user_id=user, city="Oslo")
     await profiles.remove(user)
+    assert await profiles.profile(user) is None
+
+
+async def test_an_erasure_at_the_edge_takes_effect_before_the_router_has_read_it(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    writer = HistoryWriter(router, 200)
+    writer.write([action(user, 1)])
+    await RedisProfiles(client).put(UserProfile(user_id=user, city="Lima"))
+    erased = UserErased(event_id="e", user_id=user, event_time_ms=AT_MS + 5)
+    assert not await RedisInstructions(client).erased(user)
+    for _ in range(2):  # a repeat changes nothing
+        await RedisErasures(client).apply(erased)
+        assert await RedisHistory(client).recent(user, 10) == []
+        assert await RedisProfiles(client).profile(user) is None
+        assert await RedisInstructions(client).erased(user)
+    writer.write([action(user, 4), action(user, 6)])
+    assert [b.event_id for b in await RedisHistory(client).recent(user, 10)] == ["6"]
+
+
+async def test_a_profile_from_before_the_erasure_is_refused_and_a_newer_one_stays(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    profiles = RedisProfiles(client)
+    erased = UserErased(event_id="e", user_id=user, event_time_ms=AT_MS)
+    await RedisErasures(client).apply(erased)
+    assert not await profiles.put(UserProfile(user_id=user, city="Lima", updated_ms=AT_MS))
+    assert not await profiles.put(UserProfile(user_id=user, city="Lima"))
+    assert await profiles.profile(user) is None
+    back = UserProfile(user_id=user, city="Oslo", updated_ms=AT_MS + 1)
+    assert await profiles.put(back)
+    HistoryWriter(router, 200).write([erased])  # the router reads the erasure after the return
+    assert await profiles.profile(user) == back
+    again = UserErased(event_id="f", user_id=user, event_time_ms=AT_MS + 9)
+    HistoryWriter(router, 200).write([again])  # a later erasure, told to the router alone
     assert await profiles.profile(user) is None
 
 

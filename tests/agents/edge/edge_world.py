@@ -8,17 +8,19 @@ from random import Random
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from agents.edge.action_intake import ActionIntake
 from agents.edge.edge import Edge
 from agents.edge.exploration import ExplorationConfig
 from agents.edge.health import Readiness
 from agents.edge.popular_items import PopularItems
+from agents.edge.profile_intake import ProfileIntake
 from agents.edge.recommender import Recommender, RecommenderConfig
 from agents.edge.slates import Question
 from agents.edge.user_context import ContextConfig, ContextReader
 from agents.settings import HttpConfig, Settings
-from schemas.actions import ActionType, UserAction
+from schemas.actions import ActionType, UserAction, UserErased
 from schemas.behaviour import Behaviour
 from schemas.catalog import ItemRow, item_key_of
 from schemas.generation import GeneratedItem, GenerationRequest, GenerationResponse
@@ -64,7 +66,7 @@ def instruction(as_of_ms: int = NOW_MS - 5_000) -> ReasoningInstruction:
         kind=InstructionKind.INTENT,
         text="looks for umbrellas",
         vector=b"\x00\x3c" * 4,
-        encoder_id="e",
+        encoder_id=LetterEncoder.encoder_id,
         as_of_ms=as_of_ms,
         created_ms=as_of_ms,
         reasoner="local",
@@ -95,6 +97,8 @@ class MemoryStores:
     fault: Exception | None = None
     delay_s: float = 0.0
     row_reads: list[list[int]] = field(default_factory=list)
+    profiles: dict[str, UserProfile] = field(default_factory=dict)
+    erasures: set[str] = field(default_factory=set)
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.delay_s)
@@ -114,6 +118,13 @@ class MemoryStores:
         self.instruction = instruction
         return True
 
+    async def erased(self, user_id: str) -> bool:
+        return user_id in self.erasures
+
+    async def apply(self, erased: UserErased) -> None:
+        await self._answer()
+        self.erasures.add(erased.user_id)
+
     async def rows(self, item_keys: Sequence[int]) -> Mapping[int, ItemRow]:
         self.row_reads.append(list(item_keys))
         await self._answer()
@@ -124,7 +135,8 @@ class MemoryStores:
         return list(reversed(self.rows_by_key))[:count]
 
     async def profile(self, user_id: str) -> UserProfile | None:
-        return UserProfile(user_id=user_id, city="Bergen")
+        await self._answer()
+        return self.profiles.get(user_id, UserProfile(user_id=user_id, city="Bergen"))
 
 
 @dataclass
@@ -178,7 +190,8 @@ class World:
     policies: list[PolicyPublished | None] = field(default_factory=lambda: [announced()])
     impressions: list[Impression] = field(default_factory=list)
     sent: list[UserAction] = field(default_factory=list)
-    lost: frozenset[str] = frozenset()
+    produced: list[tuple[str, Struct | None, str]] = field(default_factory=list)
+    lost: frozenset[str] = frozenset()  # event ids, or topics
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(share=0.0))
     settings: Settings = field(default_factory=lambda: Settings(http=HttpConfig(acknowledge_ms=50)))
 
@@ -222,6 +235,24 @@ class World:
             future.set_result(Delivered(topic="actions", partition=0, offset=0, append_ms=0))
         return future
 
+    def produce(self, topic: str, record: Struct | None, user_id: str) -> Future[Delivered]:
+        """Acknowledges at once, but never to a topic that is `lost`."""
+        self.produced.append((topic, record, user_id))
+        future: Future[Delivered] = Future()
+        if topic not in self.lost:
+            future.set_result(Delivered(topic=topic, partition=0, offset=0, append_ms=0))
+        return future
+
+    def profile_intake(self) -> ProfileIntake:
+        return ProfileIntake(
+            send=self.produce,
+            profiles=self.stores,
+            erasures=self.stores,
+            now_ms=lambda: NOW_MS,
+            new_id=lambda: "erasure-1",
+            acknowledge_ms=self.settings.http.acknowledge_ms,
+        )
+
     def intake(self, now_ms: Callable[[], int] = lambda: NOW_MS) -> ActionIntake:
         return ActionIntake(
             send=self.send,
@@ -240,6 +271,7 @@ class World:
         return Edge(
             settings=self.settings,
             intake=self.intake(),
+            profile_intake=self.profile_intake(),
             recommender=self.recommender,
             policy=self.policy,
             readiness=ready,

@@ -4,6 +4,7 @@ import time
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agents.edge.exploration import ExplorationConfig
@@ -13,6 +14,7 @@ from models.features import build_history
 from schemas.catalog import item_key_of
 from schemas.generation import BadGenerationRequest, GeneratorUnavailable
 from schemas.impressions import Slot
+from streams import metrics
 from tests.agents.edge.edge_world import (
     GENERATION,
     ITEM_IDS,
@@ -89,6 +91,17 @@ async def test_a_stale_instruction_gives_way_to_the_default() -> None:
     assert slate.instruction is None
     assert slate.impression.instruction is None
     assert world.generator.calls[0][0].instruction is None
+
+
+async def test_a_vector_of_another_encoder_is_refused_and_counted() -> None:
+    refused = metrics.INSTRUCTIONS_REFUSED.labels(cause="encoder")._value
+    before = refused.get()
+    stored = replace(instruction(), encoder_id="another")
+    world = World(stores=MemoryStores(instruction=stored))
+    slate = await world.recommender.recommend(question())
+    assert slate.instruction is None
+    assert world.generator.calls[0][0].instruction is None
+    assert refused.get() == before + 1
 
 
 async def test_the_query_of_a_search_is_its_instruction_and_nowhere_else() -> None:
