@@ -2,7 +2,7 @@
 
 Within a version, fields are only added, with defaults; a change that old bytes cannot satisfy gets
 a new tag (`user_action/2`) beside the old one. Old bytes are kept as fixtures in
-`tests/schemas/fixtures/`.
+`tests/schemas/fixtures/`, the shapes in `schemas/json/` (`make schemas` refuses a break).
 """
 
 import re
