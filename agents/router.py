@@ -140,7 +140,7 @@ class Router:
         ]
         sent += self._send_watermarks()
         sent += [
-            self._producer.send(topics.ACTIONS, source.value, user_id)
+            self._producer.send(topics.ACTIONS, source.value, user_id, headers=source.headers)
             for user_id, source in batch.misrouted
         ]
         sent += [self._dead_letters.send(source, why) for source, why in batch.dead]
@@ -222,6 +222,7 @@ def _arrived(message: Message) -> Arrived | None:
         offset=offset,
         key=message.key(),
         value=message.value(),
+        headers=message.headers() or (),
     )
     return Arrived(source=source, append_ms=message.timestamp()[1])
 
@@ -231,5 +232,6 @@ def _count(batch: Batch, consumed: int) -> None:
     metrics.ROUTED.labels(kind="high_value").inc(len(batch.high_value))
     metrics.DUPLICATES.labels(worker=NAME).inc(batch.duplicates)
     metrics.MISROUTED.inc(len(batch.misrouted))
+    metrics.CONTRADICTING_HEADERS.inc(batch.contradictions)
     if batch.dead:
         logger.warning("records refused", extra={"records": len(batch.dead)})

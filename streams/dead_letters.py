@@ -8,6 +8,7 @@ from schemas import topics
 from schemas.dead_letters import DeadLetter, Reason, Rejection
 from schemas.errors import InvalidRecord
 from streams import metrics
+from streams.cloud_events import Headers
 from streams.producer import Delivered, RecordProducer
 
 # In base64, much more would pass the producer's limit of 1 MB, and poison would stall a partition.
@@ -23,6 +24,7 @@ class Source:
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: Headers = ()
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]@{self.offset}"

@@ -71,6 +71,10 @@ SERVED_POLICY_VERSION = Gauge("oxygenrec_served_policy_version", "Policy version
 # Router and window aggregator
 ROUTED = Counter("oxygenrec_routed_total", "Actions routed", ["kind"])
 DUPLICATES = Counter("oxygenrec_duplicates_total", "Events seen again", ["worker"])
+CONTRADICTING_HEADERS = Counter(
+    "oxygenrec_contradicting_headers_total",
+    "Actions whose ce_id header names another event than the body: the body counts",
+)
 MISROUTED = Counter("oxygenrec_misrouted_total", "Actions produced again to their key's partition")
 WATERMARK_SECONDS = Gauge(
     "oxygenrec_watermark_seconds", "Watermark as unix time", ["worker", "partition"]

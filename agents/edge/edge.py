@@ -29,7 +29,8 @@ from schemas.impressions import Impression
 from schemas.policies import PolicyPublished
 from streams import metrics
 from streams.admin import check_topics
-from streams.producer import Delivered, RecordProducer, cloud_event_headers
+from streams.cloud_events import cloud_event_headers
+from streams.producer import Delivered, RecordProducer
 from streams.redis_client import edge_client
 from streams.redis_history import RedisHistory
 from streams.redis_instructions import RedisInstructions
@@ -136,9 +137,8 @@ def _assembled(settings: Settings, parts: Parts) -> Edge:
 
 def _intake(settings: Settings, producer: RecordProducer) -> ActionIntake:
     def send(action: UserAction) -> Future[Delivered]:
-        return producer.send(
-            topics.ACTIONS, action, action.user_id, headers=cloud_event_headers(action)
-        )
+        headers = cloud_event_headers(action, "/oxygenrec-edge")
+        return producer.send(topics.ACTIONS, action, action.user_id, headers=headers)
 
     return ActionIntake(
         send=send,
