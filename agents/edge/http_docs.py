@@ -1,7 +1,7 @@
 """The API's description: `/docs/openapi.json`, and `/docs`, a page of our own without a CDN.
 
-Bodies are read by our own decoder (field, found, wanted in every fault), so their schemas come from
-msgspec here.
+Bodies and query strings are read by our own code (field, found, wanted in every fault), so their
+schemas stand here.
 """
 
 import html
@@ -21,6 +21,14 @@ BODIES: dict[str, Any] = {
     "/v1/actions": UserAction | list[UserAction],
     "/v1/recommendations": RecommendationRequest,
 }
+DRY_RUN = {
+    "name": "dry_run",
+    "in": "query",
+    "required": False,
+    "description": "Judge only: the same answer with status 200, and nothing is sent to Kafka.",
+    "schema": {"type": "boolean", "default": False},
+}
+PARAMETERS: dict[str, list[dict[str, Any]]] = {"/v1/actions": [DRY_RUN]}
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
 pre{{background:#f4f4f4;padding:.8rem;overflow:auto}} summary{{cursor:pointer}}
@@ -70,7 +78,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
 
 
 def with_bodies(described: dict[str, Any]) -> dict[str, Any]:
-    """Returns the description with the schema of each body that we decode ourselves."""
+    """Returns the description with the bodies and parameters that we decode ourselves."""
     paths = list(BODIES)
     schemas, components = msgspec.json.schema_components(
         [BODIES[path] for path in paths], ref_template=REF
@@ -81,6 +89,8 @@ def with_bodies(described: dict[str, Any]) -> dict[str, Any]:
     for path, schema in zip(paths, schemas, strict=True):
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
         post = {**complete["paths"][path]["post"], "requestBody": body}
+        if path in PARAMETERS:
+            post["parameters"] = PARAMETERS[path]
         complete["paths"][path] = {**complete["paths"][path], "post": post}
     return complete
 
