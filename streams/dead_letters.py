@@ -60,6 +60,12 @@ def dead_letter(source: Source, rejection: Rejection, *, worker: str, now_ms: in
     )
 
 
+def count_letter(source: Source, rejection: Rejection, *, worker: str) -> None:
+    """Counts one dead letter in the metrics."""
+    labels = {"worker": worker, "topic": source.topic, "reason": rejection.reason.value}
+    metrics.DEAD_LETTERS.labels(**labels).inc()
+
+
 class DeadLetters:
     """The dead letters of one worker; each is acknowledged before its record is committed."""
 
@@ -70,6 +76,6 @@ class DeadLetters:
 
     def send(self, source: Source, rejection: Rejection) -> Future[Delivered]:
         """Queues a dead letter; the future is its acknowledgement."""
-        metrics.DEAD_LETTERS.labels(worker=self._worker, reason=rejection.reason.value).inc()
+        count_letter(source, rejection, worker=self._worker)
         letter = dead_letter(source, rejection, worker=self._worker, now_ms=self._now_ms())
         return self._producer.send(topics.DEAD_LETTERS, letter, None)

@@ -42,8 +42,8 @@ class LogReadTimeout(OxygenRecError):
         self.position = position
         self.wanted = wanted
         super().__init__(
-            f"{topic}[{partition}]@{position}: wanted to reach {wanted} within {deadline_ms} ms;"
-            " look at the broker's log"
+            f"{topic}[{partition}]@{position}: wanted to reach {wanted}, nothing came for"
+            f" {deadline_ms} ms; look at the broker's log"
         )
 
 
@@ -98,6 +98,16 @@ class LogReader:
         end = await self._open().end_offsets([self._assigned])
         return int(earliest[self._assigned]), int(end[self._assigned])
 
+    async def offset_at(self, time_ms: int) -> int:
+        """Returns the offset of the first record at or after a time; the end where there is none.
+
+        The time is the broker's in topics of LogAppendTime, the producer's in others.
+        """
+        found = await self._open().offsets_for_times({self._assigned: time_ms})
+        if (place := found.get(self._assigned)) is not None:
+            return int(place.offset)
+        return (await self.bounds())[1]
+
     async def read(
         self,
         start: int | None = None,
@@ -109,11 +119,23 @@ class LogReader:
 
         Raises OffsetExpired, LogReadTimeout (also when `stop` lies beyond what is ever produced).
         """
+        return [record async for record in self.scan(start, stop, deadline_ms=deadline_ms)]
+
+    async def scan(
+        self,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        deadline_ms: int = READ_DEADLINE_MS,
+    ) -> AsyncIterator[LogRecord]:
+        """Yields what `read` returns, batch by batch: for a log that does not fit into memory.
+
+        `deadline_ms` is the longest wait without a new record, however long the log is.
+        """
         earliest, end = await self.bounds()
         wanted = end if stop is None else stop
-        deadline = time.monotonic() + deadline_ms / 1000
-        records: list[LogRecord] = []
         position = await self._seek(earliest if start is None else start, earliest)
+        deadline = time.monotonic() + deadline_ms / 1000
         while position < wanted:
             if time.monotonic() > deadline:
                 raise LogReadTimeout(
@@ -123,10 +145,13 @@ class LogReader:
                     wanted=wanted,
                     deadline_ms=deadline_ms,
                 )
-            records += await self._fetch()
+            for record in await self._fetch():
+                if record.offset < wanted:
+                    yield record
             # Not the last record's offset: compaction and transactions leave gaps at the end too.
-            position = await self._open().position(self._assigned)
-        return [record for record in records if record.offset < wanted]
+            before, position = position, await self._open().position(self._assigned)
+            if position > before:
+                deadline = time.monotonic() + deadline_ms / 1000
 
     async def follow(self, start: int | None = None) -> AsyncIterator[LogRecord]:
         """Yields every record from `start` (default: the earliest) on, for ever.

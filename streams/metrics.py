@@ -37,7 +37,9 @@ UNDELIVERED = Counter(
 )
 CONSUMED = Counter("oxygenrec_consumed_total", "Records read", ["worker", "topic"])
 DEAD_LETTERS = Counter(
-    "oxygenrec_dead_letters_total", "Records refused, by reason", ["worker", "reason"]
+    "oxygenrec_dead_letters_total",
+    "Records refused, by reason and source topic",
+    ["worker", "topic", "reason"],
 )
 LAG = Gauge(
     "oxygenrec_lag_records", "Records behind the end of the log", ["worker", "topic", "partition"]

@@ -126,7 +126,7 @@ class RecordProducer:
         self,
         topic: str,
         record: msgspec.Struct | bytes | None,
-        key: str | None,
+        key: str | bytes | None,
         *,
         partition: int | None = None,
         headers: Headers = (),
@@ -144,7 +144,7 @@ class RecordProducer:
             self._producer.produce(
                 topic,
                 value=value,
-                key=None if key is None else key.encode(),
+                key=key.encode() if isinstance(key, str) else key,
                 partition=-1 if partition is None else partition,
                 headers=list(headers),
                 on_delivery=self._reporter(future, topic, identity),
@@ -334,9 +334,9 @@ class ActionProducer:
             raise UndeliveredRecords(identities=named, deadline_ms=deadline_ms, cause=cause)
 
 
-def identity_of(record: msgspec.Struct | bytes | None, key: str | None) -> str:
+def identity_of(record: msgspec.Struct | bytes | None, key: str | bytes | None) -> str:
     """Returns the name by which a producer knows its record again: its own id, else its key."""
     for name in IDENTITIES:
         if value := getattr(record, name, None):
             return str(value)
-    return key or "without a key"
+    return (key.decode(errors="replace") if isinstance(key, bytes) else key) or "without a key"
