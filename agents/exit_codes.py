@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: OxygenRecError) -> ExitCode:
     """Returns the exit code of an error that reached the command line."""
+    from models.training.rows import UnusableFolder
     from streams.admin import BrokerSilent
     from streams.local.errors import LocalServerError, NotRunning, ServerExited, UnknownProcess
 
@@ -29,7 +30,7 @@ def exit_code_of(error: OxygenRecError) -> ExitCode:
         return ExitCode.NOT_RUNNING
     if isinstance(error, LocalServerError) and not isinstance(error, ServerExited):
         return ExitCode.MISSING
-    if isinstance(error, BrokerSilent):
+    if isinstance(error, BrokerSilent | UnusableFolder):
         return ExitCode.MISSING
     code = getattr(error, "exit_code", None)
     return code if isinstance(code, ExitCode) else ExitCode.FAILED
