@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import cast
 
 import redis
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -27,6 +28,7 @@ from schemas import topics
 from schemas.actions import Watermark
 from streams import metrics
 from streams.admin import check_topics
+from streams.cloud_events import Headers
 from streams.dead_letters import DeadLetters, Source
 from streams.producer import Delivered, RecordProducer
 from streams.redis_client import router_client
@@ -222,7 +224,8 @@ def _arrived(message: Message) -> Arrived | None:
         offset=offset,
         key=message.key(),
         value=message.value(),
-        headers=message.headers() or (),
+        # the stubs name what a producer may give; what is read is a list with bytes
+        headers=cast(Headers, message.headers() or ()),
     )
     return Arrived(source=source, append_ms=message.timestamp()[1])
 

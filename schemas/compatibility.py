@@ -48,8 +48,8 @@ class _Comparison:
         if "items" in old or "items" in new:
             yield from self.compare(old.get("items", {}), new.get("items", {}), f"{path}[]")
         if "additionalProperties" in old or "additionalProperties" in new:
-            values = (side.get("additionalProperties", {}) for side in (old, new))
-            yield from self.compare(*values, f"{path}{{}}")
+            before, after = (side.get("additionalProperties", {}) for side in (old, new))
+            yield from self.compare(before, after, f"{path}{{}}")
         yield from self._fields(old, new, path)
 
     def _fields(self, old: Schema, new: Schema, path: str) -> Iterator[str]:

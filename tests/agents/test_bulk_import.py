@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ def rules(**changes: Any) -> ImportRules:
     return ImportRules(scenarios=frozenset({"home"}), now_ms=NOW_MS, **changes)
 
 
-def written(folder: Path, columns: dict[str, Sequence[Any]], name: str = "events") -> ParquetRows:
+def written(
+    folder: Path, columns: Mapping[str, Sequence[Any]], name: str = "events"
+) -> ParquetRows:
     path = folder / f"{name}.parquet"
     parquet.write_table(pyarrow.table(columns), path)
     return ParquetRows(path)

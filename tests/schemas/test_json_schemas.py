@@ -35,7 +35,7 @@ def test_the_published_schemas_are_what_the_code_generates() -> None:
 
 def schema(**changes: Any) -> dict[str, Any]:
     """A small record as msgspec describes it, with changes to its fields (None: field gone)."""
-    fields = {
+    fields: dict[str, Any] = {
         "id": {"type": "string", "maxLength": 9},
         "kind": {"$ref": "#/$defs/Kind"},
         "price": {"anyOf": [{"type": "number"}, {"type": "null"}], "default": None},
