@@ -13,7 +13,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
-.PHONY: help setup setup-minilm demo up down test test-default test-integration lint types bench lock clean
+.PHONY: help setup setup-minilm demo up down test test-default test-integration lint types schemas bench lock clean
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ lint: setup ## ruff and the layers
 
 types: setup ## mypy --strict over packages and tests
 	$(BIN)/mypy
+
+schemas: setup ## Publish the records' JSON Schemas in schemas/json; refuses what old bytes do not fit
+	@$(BIN)/python -m schemas.json_schemas
 
 bench: setup ## One benchmark: make bench NAME=recommend [ARGS="--quick --json FILE"]
 	@test -n "$(NAME)" || { echo "which one? make bench NAME=$$(ls benchmarks | sed -n 's/^\([a-z]\w*\)\.py$$/\1/p' | paste -sd '|')" >&2; exit 1; }

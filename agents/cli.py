@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from agents.cli_dead_letters import app as dead_letters
+from agents.cli_import import import_file
 from agents.exit_codes import ExitCode, exit_code_of
 from agents.settings import Settings, load_settings
 from schemas.errors import OxygenRecError
@@ -25,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(dead_letters)
+app.command("import")(import_file)
 
 DataOption = Annotated[
     Path | None,

@@ -20,6 +20,8 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: OxygenRecError) -> ExitCode:
     """Returns the exit code of an error that reached the command line."""
+    from models.training.rows import UnusableFolder
+    from streams.admin import BrokerSilent
     from streams.local.errors import LocalServerError, NotRunning, ServerExited, UnknownProcess
 
     if isinstance(error, UnknownSetting | InvalidSetting | UnknownProcess):
@@ -27,6 +29,8 @@ def exit_code_of(error: OxygenRecError) -> ExitCode:
     if isinstance(error, NotRunning):
         return ExitCode.NOT_RUNNING
     if isinstance(error, LocalServerError) and not isinstance(error, ServerExited):
+        return ExitCode.MISSING
+    if isinstance(error, BrokerSilent | UnusableFolder):
         return ExitCode.MISSING
     code = getattr(error, "exit_code", None)
     return code if isinstance(code, ExitCode) else ExitCode.FAILED

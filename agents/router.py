@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import redis
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -33,6 +34,7 @@ from schemas import topics
 from schemas.actions import Watermark
 from streams import metrics
 from streams.admin import check_topics
+from streams.cloud_events import Headers
 from streams.dead_letters import DeadLetters, Source
 from streams.producer import Delivered, RecordProducer
 from streams.redis_client import router_client
@@ -190,7 +192,7 @@ class Router:
         ]
         sent += self._send_watermarks(risen)
         sent += [
-            self._producer.send(topics.ACTIONS, source.value, user_id)
+            self._producer.send(topics.ACTIONS, source.value, user_id, headers=source.headers)
             for user_id, source in batch.misrouted
         ]
         sent += [self._dead_letters.send(source, why) for source, why in batch.dead]
@@ -271,6 +273,8 @@ def _arrived(message: Message) -> Arrived | None:
         offset=offset,
         key=message.key(),
         value=message.value(),
+        # the stubs name what a producer may give; what is read is a list with bytes
+        headers=cast(Headers, message.headers() or ()),
     )
     return Arrived(source=source, append_ms=message.timestamp()[1])
 
@@ -280,5 +284,6 @@ def _count(batch: Batch, consumed: int) -> None:
     metrics.ROUTED.labels(kind="high_value").inc(len(batch.high_value))
     metrics.DUPLICATES.labels(worker=NAME).inc(batch.duplicates)
     metrics.MISROUTED.inc(len(batch.misrouted))
+    metrics.CONTRADICTING_HEADERS.inc(batch.contradictions)
     if batch.dead:
         logger.warning("records refused", extra={"records": len(batch.dead)})

@@ -13,6 +13,7 @@ from schemas.actions import ActionRecord, UserAction, UserErased
 from schemas.codec import RECORDS, Decoder
 from schemas.dead_letters import Rejection, reject_action
 from schemas.errors import InvalidRecord
+from streams.cloud_events import contradicts
 from streams.dead_letters import Source, rejection_of
 from streams.partitioner import partition_of
 from streams.watermarks import SourceWatermark
@@ -37,6 +38,7 @@ class Batch:
     positions: dict[int, int] = field(default_factory=dict)
     events: dict[int, list[str]] = field(default_factory=dict)
     duplicates: int = 0
+    contradictions: int = 0  # of a `ce_id` header with the body, which counts
 
 
 class RememberedEvents:
@@ -93,6 +95,7 @@ class Routing:
             if partition_of(record.user_id.encode(), self._partitions) != source.partition:
                 batch.misrouted.append((record.user_id, source))
                 continue
+            batch.contradictions += contradicts(source.headers, record.event_id)
             self._route_record(record, message, now_ms, batch, seen)
         return batch
 

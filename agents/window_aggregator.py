@@ -47,7 +47,7 @@ from schemas.errors import InvalidRecord
 from streams import metrics
 from streams.admin import check_topics, first_unread
 from streams.connections import KafkaConfig
-from streams.dead_letters import Source, dead_letter, failure, rejection_of
+from streams.dead_letters import Source, count_letter, dead_letter, failure, rejection_of
 from streams.windows import (
     Closing,
     Outcome,
@@ -219,7 +219,7 @@ class WindowAggregator:
             )
 
     async def _refuse(self, source: Source, rejection: Rejection) -> None:
-        metrics.DEAD_LETTERS.labels(worker=NAME, reason=rejection.reason.value).inc()
+        count_letter(source, rejection, worker=NAME)
         now_ms = time.time_ns() // 1_000_000
         letter = dead_letter(source, rejection, worker=NAME, now_ms=now_ms)
         await self._send_all(self._dead_letters, [(None, encode(letter))])

@@ -2,7 +2,7 @@
 
 Within a version, fields are only added, with defaults; a change that old bytes cannot satisfy gets
 a new tag (`user_action/2`) beside the old one. Old bytes are kept as fixtures in
-`tests/schemas/fixtures/`.
+`tests/schemas/fixtures/`, the shapes in `schemas/json/` (`make schemas` refuses a break).
 """
 
 import re
@@ -13,7 +13,7 @@ import msgspec
 from schemas import topics
 from schemas.actions import ActionRecord, HighValueRecord
 from schemas.catalog import ItemUpsert, SidAssignment
-from schemas.dead_letters import DeadLetter, Reason
+from schemas.dead_letters import DeadLetterRecord, Reason
 from schemas.errors import InvalidRecord
 from schemas.impressions import Impression
 from schemas.instructions import InstructionTrigger, ReasoningInstruction
@@ -33,7 +33,7 @@ RECORDS: dict[str, Any] = {
     topics.SEMANTIC_IDS: SidAssignment,
     topics.USERS: UserProfile,
     topics.POLICIES: PolicyPublished,
-    topics.DEAD_LETTERS: DeadLetter,
+    topics.DEAD_LETTERS: DeadLetterRecord,
 }
 
 # An impression is 4-5 kB; a quarter of Kafka's default limit is surely a mistake

@@ -60,6 +60,26 @@ class DeadLetter(Struct, frozen=True, kw_only=True, tag_field="schema", tag="dea
     dead_ms: int
 
 
+class LetterReplayed(
+    Struct, frozen=True, kw_only=True, tag_field="schema", tag="letter_replayed/1"
+):
+    """The letter at `letter_offset` of `dead-letters` was sent again, and acknowledged.
+
+    It lies behind its letter in the same log, so that a letter is not replayed twice. `changes`:
+    what was set in the record, as JSON by field.
+    """
+
+    letter_offset: int
+    topic: str
+    partition: int
+    offset: int
+    changes: dict[str, str]
+    replayed_ms: int
+
+
+DeadLetterRecord = DeadLetter | LetterReplayed
+
+
 def reject_action(
     action: UserAction, *, now_ms: int, scenarios: frozenset[str]
 ) -> Rejection | None:

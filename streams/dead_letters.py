@@ -8,6 +8,7 @@ from schemas import topics
 from schemas.dead_letters import DeadLetter, Reason, Rejection
 from schemas.errors import InvalidRecord
 from streams import metrics
+from streams.cloud_events import Headers
 from streams.producer import Delivered, RecordProducer
 
 # In base64, much more would pass the producer's limit of 1 MB, and poison would stall a partition.
@@ -23,6 +24,7 @@ class Source:
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: Headers = ()
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]@{self.offset}"
@@ -58,6 +60,12 @@ def dead_letter(source: Source, rejection: Rejection, *, worker: str, now_ms: in
     )
 
 
+def count_letter(source: Source, rejection: Rejection, *, worker: str) -> None:
+    """Counts one dead letter in the metrics."""
+    labels = {"worker": worker, "topic": source.topic, "reason": rejection.reason.value}
+    metrics.DEAD_LETTERS.labels(**labels).inc()
+
+
 class DeadLetters:
     """The dead letters of one worker; each is acknowledged before its record is committed."""
 
@@ -68,6 +76,6 @@ class DeadLetters:
 
     def send(self, source: Source, rejection: Rejection) -> Future[Delivered]:
         """Queues a dead letter; the future is its acknowledgement."""
-        metrics.DEAD_LETTERS.labels(worker=self._worker, reason=rejection.reason.value).inc()
+        count_letter(source, rejection, worker=self._worker)
         letter = dead_letter(source, rejection, worker=self._worker, now_ms=self._now_ms())
         return self._producer.send(topics.DEAD_LETTERS, letter, None)

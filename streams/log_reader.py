@@ -16,7 +16,7 @@ from schemas.errors import OxygenRecError
 from streams.connections import KafkaConfig
 
 POLL_MS = 200  # how long one fetch waits for new records: bounds the reaction to a stop
-READ_DEADLINE_MS = 30_000  # without a record: a broker that fails over answers within 10 s
+READ_DEADLINE_MS = 30_000  # a snapshot of 100k records takes about 2 s
 
 
 class OffsetExpired(OxygenRecError):
@@ -34,7 +34,7 @@ class OffsetExpired(OxygenRecError):
 
 
 class LogReadTimeout(OxygenRecError):
-    """The wanted end was not reached: nothing came any more."""
+    """The wanted end was not reached in time."""
 
     def __init__(
         self, *, topic: str, partition: int, position: int, wanted: int, deadline_ms: int
@@ -43,7 +43,7 @@ class LogReadTimeout(OxygenRecError):
         self.wanted = wanted
         super().__init__(
             f"{topic}[{partition}]@{position}: wanted to reach {wanted}, nothing came for"
-            f" {deadline_ms} ms: look at the broker's log"
+            f" {deadline_ms} ms; look at the broker's log"
         )
 
 
@@ -98,6 +98,16 @@ class LogReader:
         end = await self._open().end_offsets([self._assigned])
         return int(earliest[self._assigned]), int(end[self._assigned])
 
+    async def offset_at(self, time_ms: int) -> int:
+        """Returns the offset of the first record at or after a time; the end where there is none.
+
+        The time is the broker's in topics of LogAppendTime, the producer's in others.
+        """
+        found = await self._open().offsets_for_times({self._assigned: time_ms})
+        if (place := found.get(self._assigned)) is not None:
+            return int(place.offset)
+        return (await self.bounds())[1]
+
     async def read(
         self,
         start: int | None = None,
@@ -107,10 +117,21 @@ class LogReader:
     ) -> list[LogRecord]:
         """Returns the records of [start, stop), by default from the earliest to the present end.
 
-        Raises what `batches` raises.
+        Raises OffsetExpired, LogReadTimeout (also when `stop` lies beyond what is ever produced).
         """
-        batches = self.batches(start, stop, deadline_ms=deadline_ms)
-        return [record async for batch in batches for record in batch]
+        return [record async for record in self.scan(start, stop, deadline_ms=deadline_ms)]
+
+    async def scan(
+        self,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        deadline_ms: int = READ_DEADLINE_MS,
+    ) -> AsyncIterator[LogRecord]:
+        """Yields what `read` returns, for a log that does not fit into memory."""
+        async for batch in self.batches(start, stop, deadline_ms=deadline_ms):
+            for record in batch:
+                yield record
 
     async def batches(
         self,
@@ -119,17 +140,16 @@ class LogReader:
         *,
         deadline_ms: int = READ_DEADLINE_MS,
     ) -> AsyncIterator[list[LogRecord]]:
-        """Yields the records of [start, stop) as they come, for logs that no memory holds.
+        """Yields what `scan` yields, fetch by fetch.
 
-        Raises OffsetExpired; LogReadTimeout when nothing came for `deadline_ms` (also when `stop`
-        lies beyond what is ever produced).
+        `deadline_ms` is the longest wait without a new record, however long the log is.
         """
         earliest, end = await self.bounds()
         wanted = end if stop is None else stop
         position = await self._seek(earliest if start is None else start, earliest)
-        heard = time.monotonic()
+        deadline = time.monotonic() + deadline_ms / 1000
         while position < wanted:
-            if time.monotonic() > heard + deadline_ms / 1000:
+            if time.monotonic() > deadline:
                 raise LogReadTimeout(
                     topic=self.topic,
                     partition=self.partition,
@@ -139,11 +159,11 @@ class LogReader:
                 )
             fetched = await self._fetch()
             # Not the last record's offset: compaction and transactions leave gaps at the end too.
-            position = await self._open().position(self._assigned)
-            if fetched:
-                heard = time.monotonic()
-            if wanted_ones := [record for record in fetched if record.offset < wanted]:
-                yield wanted_ones
+            before, position = position, await self._open().position(self._assigned)
+            if position > before:
+                deadline = time.monotonic() + deadline_ms / 1000
+            if batch := [record for record in fetched if record.offset < wanted]:
+                yield batch
 
     async def follow(self, start: int | None = None) -> AsyncIterator[LogRecord]:
         """Yields every record from `start` (default: the earliest) on, for ever.

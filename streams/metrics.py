@@ -37,7 +37,9 @@ UNDELIVERED = Counter(
 )
 CONSUMED = Counter("oxygenrec_consumed_total", "Records read", ["worker", "topic"])
 DEAD_LETTERS = Counter(
-    "oxygenrec_dead_letters_total", "Records refused, by reason", ["worker", "reason"]
+    "oxygenrec_dead_letters_total",
+    "Records refused, by reason and source topic",
+    ["worker", "topic", "reason"],
 )
 LAG = Gauge(
     "oxygenrec_lag_records", "Records behind the end of the log", ["worker", "topic", "partition"]
@@ -71,6 +73,10 @@ SERVED_POLICY_VERSION = Gauge("oxygenrec_served_policy_version", "Policy version
 # Router and window aggregator
 ROUTED = Counter("oxygenrec_routed_total", "Actions routed", ["kind"])
 DUPLICATES = Counter("oxygenrec_duplicates_total", "Events seen again", ["worker"])
+CONTRADICTING_HEADERS = Counter(
+    "oxygenrec_contradicting_headers_total",
+    "Actions whose ce_id header names another event than the body: the body counts",
+)
 MISROUTED = Counter("oxygenrec_misrouted_total", "Actions produced again to their key's partition")
 WATERMARK_SECONDS = Gauge(
     "oxygenrec_watermark_seconds", "Watermark as unix time", ["worker", "partition"]

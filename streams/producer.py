@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -24,9 +25,8 @@ from schemas.actions import UserAction, UserErased
 from schemas.codec import encode
 from schemas.errors import OxygenRecError
 from streams import metrics
+from streams.cloud_events import Headers, cloud_event_headers
 from streams.connections import KafkaConfig
-
-Headers = Sequence[tuple[str, bytes]]
 
 BUFFERED_RECORDS = 100_000  # then `send` fails at once: Kafka does not keep up
 BUFFERED_KIB = 131_072
@@ -62,21 +62,27 @@ class UndeliveredRecord(OxygenRecError):
 
 
 class UndeliveredRecords(OxygenRecError):
-    """What had no acknowledgement at the deadline of a flush; `identities` names the records."""
+    """Records without an acknowledgement: `identities` names each of them."""
 
-    def __init__(self, *, identities: Sequence[str], deadline_ms: int) -> None:
+    def __init__(
+        self, *, identities: Sequence[str], deadline_ms: int, cause: str = "no report from Kafka"
+    ) -> None:
         self.identities = tuple(identities)
         self.deadline_ms = deadline_ms
+        self.cause = cause
         shown = ", ".join(self.identities[:10])
         more = f" and {len(self.identities) - 10} more" if len(self.identities) > 10 else ""
         super().__init__(
-            f"{len(self.identities)} records not acknowledged within {deadline_ms} ms: "
+            f"{len(self.identities)} records not acknowledged within {deadline_ms} ms ({cause}): "
             f"{shown}{more}; see whether Kafka is up, then send them again"
         )
 
 
 def producer_config(
-    kafka: KafkaConfig, client_id: str, delivery_timeout_ms: int
+    kafka: KafkaConfig,
+    client_id: str,
+    delivery_timeout_ms: int,
+    buffered_records: int = BUFFERED_RECORDS,
 ) -> dict[str, object]:
     """Returns librdkafka's settings: nothing lost, nothing doubled by a retry, keys as in Java."""
     return {
@@ -87,7 +93,7 @@ def producer_config(
         "partitioner": "murmur2_random",
         "compression.type": "gzip",  # every client here reads it without another library
         "linger.ms": LINGER_MS,
-        "queue.buffering.max.messages": BUFFERED_RECORDS,
+        "queue.buffering.max.messages": buffered_records,
         "queue.buffering.max.kbytes": BUFFERED_KIB,
         "delivery.timeout.ms": delivery_timeout_ms,
         "reconnect.backoff.max.ms": 1_000,  # a broker that is back is found within a second
@@ -105,8 +111,9 @@ class RecordProducer:
         client_id: str,
         *,
         delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
+        buffered_records: int = BUFFERED_RECORDS,
     ) -> None:
-        config = producer_config(kafka, client_id, delivery_timeout_ms)
+        config = producer_config(kafka, client_id, delivery_timeout_ms, buffered_records)
         self._said_s = -SAY_EVERY_S
         self._producer = Producer({**config, "error_cb": self._say}, logger=logger)
         self._pending: dict[Future[Delivered], str] = {}
@@ -119,7 +126,7 @@ class RecordProducer:
         self,
         topic: str,
         record: msgspec.Struct | bytes | None,
-        key: str | None,
+        key: str | bytes | None,
         *,
         partition: int | None = None,
         headers: Headers = (),
@@ -137,7 +144,7 @@ class RecordProducer:
             self._producer.produce(
                 topic,
                 value=value,
-                key=None if key is None else key.encode(),
+                key=key.encode() if isinstance(key, str) else key,
                 partition=-1 if partition is None else partition,
                 headers=list(headers),
                 on_delivery=self._reporter(future, topic, identity),
@@ -222,39 +229,82 @@ class RecordProducer:
             offset=-1 if offset is None else offset,
             append_ms=message.timestamp()[1],
         )
-        with self._lock:
-            self._pending.pop(future, None)
         metrics.PRODUCED.labels(topic=topic).inc()
         if future.set_running_or_notify_cancel():  # the caller may have cancelled its wait
             future.set_result(delivered)
+        self._settled(future)
 
     def _fail(self, future: Future[Delivered], topic: str, identity: str, cause: str) -> None:
-        with self._lock:
-            self._pending.pop(future, None)
         metrics.UNDELIVERED.labels(topic=topic).inc()
         if future.set_running_or_notify_cancel():
             future.set_exception(UndeliveredRecord(topic=topic, identity=identity, cause=cause))
+        self._settled(future)
+
+    def _settled(self, future: Future[Delivered]) -> None:
+        """Forgets a future, after its callbacks: whoever flushed then knows what they noted."""
+        with self._lock:
+            self._pending.pop(future, None)
 
 
 class ActionProducer:
-    """What a Python event producer needs: actions and erasures to `actions`, keyed by user."""
+    """What a Python event producer needs: actions and erasures to `actions`, keyed by user.
 
-    def __init__(self, bootstrap: str, *, client_id: str = "oxygenrec-python") -> None:
-        self._records = RecordProducer(KafkaConfig(bootstrap=bootstrap), client_id)
+    Every action sent is either acknowledged or named: by its future, and once more by the next
+    `flush` or `close`. What is named may be in Kafka all the same; send it again with its
+    `event_id`, which changes nothing downstream. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        client_id: str = "oxygenrec-python",
+        delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
+        buffered_records: int = BUFFERED_RECORDS,
+    ) -> None:
+        """Connects in the background; `buffered_records` is how many may wait for Kafka."""
+        self._records = RecordProducer(
+            KafkaConfig(bootstrap=bootstrap),
+            client_id,
+            delivery_timeout_ms=delivery_timeout_ms,
+            buffered_records=buffered_records,
+        )
+        self._source = f"/{client_id}"
+        self._bound = buffered_records
+        self._lock = threading.Lock()
+        self._failed: dict[str, str] = {}  # event id -> cause, until a flush has named it
 
     def send(self, action: UserAction | UserErased) -> Future[Delivered]:
-        """Queues one action; on `UndeliveredRecord` send it again with the same `event_id`."""
-        return self._records.send(
-            topics.ACTIONS, action, action.user_id, headers=cloud_event_headers(action)
-        )
+        """Queues one action, without waiting; its future raises `UndeliveredRecord`.
+
+        Raises `UndeliveredRecords` when as many as the buffer holds have failed and no flush has
+        asked for them: a producer that looks at nothing must not lose them in silence.
+        """
+        if len(self._failed) >= self._bound:
+            self._raise_undelivered((), 0)
+        headers = cloud_event_headers(action, self._source)
+        future = self._records.send(topics.ACTIONS, action, action.user_id, headers=headers)
+        future.add_done_callback(lambda done: self._note(action.event_id, done))
+        return future
 
     def flush(self, deadline_ms: int) -> None:
-        """Waits for every acknowledgement. Raises `UndeliveredRecords` naming the event ids."""
-        self._records.flush(deadline_ms)
+        """Waits for every acknowledgement.
 
-    def close(self) -> None:
-        """Flushes and stops."""
-        self._records.close()
+        Raises `UndeliveredRecords` naming the event ids that failed since the last flush, and those
+        without a report at the deadline.
+        """
+        waiting: Sequence[str] = ()
+        try:
+            self._records.flush(deadline_ms)
+        except UndeliveredRecords as error:
+            waiting = error.identities
+        self._raise_undelivered(waiting, deadline_ms)
+
+    def close(self, deadline_ms: int = 10_000) -> None:
+        """Flushes and stops. Raises `UndeliveredRecords`, as `flush` does."""
+        with suppress(UndeliveredRecords):  # by now its records have failed, and are named below
+            self._records.close(deadline_ms)
+        self._raise_undelivered(self._records.unacknowledged(), deadline_ms)
 
     def __enter__(self) -> Self:
         return self
@@ -267,22 +317,26 @@ class ActionProducer:
     ) -> None:
         self.close()
 
+    def _note(self, event_id: str, done: Future[Delivered]) -> None:
+        error = None if done.cancelled() else done.exception()
+        with self._lock:
+            if isinstance(error, UndeliveredRecord):
+                self._failed[event_id] = error.cause
+            else:
+                self._failed.pop(event_id, None)  # sent again, and there
 
-def cloud_event_headers(action: UserAction | UserErased) -> Headers:
-    """Returns the CloudEvents 1.0 attributes that travel beside an action (Kafka, binary mode)."""
-    kind = action.action.value if isinstance(action, UserAction) else "erased"
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_id", action.event_id.encode()),
-        ("ce_type", f"oxygenrec.user.{kind}".encode()),
-        ("ce_source", b"/actions"),
-        ("content-type", b"application/json"),
-    )
+    def _raise_undelivered(self, waiting: Sequence[str], deadline_ms: int) -> None:
+        with self._lock:
+            failed, self._failed = self._failed, {}
+        if named := list(dict.fromkeys((*failed, *waiting))):
+            causes = dict.fromkeys(failed.values())
+            cause = "; ".join(list(causes)[:3]) or "no report from Kafka"
+            raise UndeliveredRecords(identities=named, deadline_ms=deadline_ms, cause=cause)
 
 
-def identity_of(record: msgspec.Struct | bytes | None, key: str | None) -> str:
+def identity_of(record: msgspec.Struct | bytes | None, key: str | bytes | None) -> str:
     """Returns the name by which a producer knows its record again: its own id, else its key."""
     for name in IDENTITIES:
         if value := getattr(record, name, None):
             return str(value)
-    return key or "without a key"
+    return (key.decode(errors="replace") if isinstance(key, bytes) else key) or "without a key"

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from agents.exit_codes import ExitCode
 from agents.shop.shop import Shop
 from agents.shop.shoppers import Shopper
-from models.training.folder import FolderData, UnusableFolder, read_folder
+from models.training.folder import FolderData, read_folder
+from models.training.rows import UnusableFolder
 from schemas.actions import ActionType, UserAction
 from schemas.catalog import ItemUpsert
 from schemas.errors import OxygenRecError

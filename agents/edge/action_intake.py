@@ -1,6 +1,10 @@
-"""Takes actions in: a result for each, and Kafka's acknowledgement before `accepted` is said."""
+"""Takes actions in: a result for each, and Kafka's acknowledgement before `accepted` is said.
+
+A dry run judges in the same way and sends nothing.
+"""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from enum import StrEnum
@@ -38,13 +42,17 @@ class ActionResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ActionsAnswer(Struct, frozen=True, kw_only=True):
-    """Counts, the ids to send again (with the same ids), and one result an element."""
+    """Counts, the ids to send again (with the same ids), and one result an element.
+
+    `dry_run`: what is called accepted was judged only, and is not in Kafka.
+    """
 
     accepted: int
     duplicate: int
     rejected: int
     unacknowledged: list[str]
     results: list[ActionResult]
+    dry_run: bool = False
 
 
 class ActionIntake:
@@ -66,10 +74,11 @@ class ActionIntake:
         self._acknowledge_ms = acknowledge_ms
         self._decoder = ElementDecoder(UserAction)
 
-    async def take(self, body: bytes) -> ActionsAnswer:
+    async def take(self, body: bytes, *, dry_run: bool = False) -> ActionsAnswer:
         """Returns when everything acceptable is acknowledged, or the wait for that is over.
 
-        Raises `InvalidRecord` where nothing can be decoded, `BodyTooLarge`.
+        A dry run judges only: nothing is sent, nothing is counted. Raises `InvalidRecord` where
+        nothing can be decoded, `BodyTooLarge`.
         """
         results: list[ActionResult] = []
         sent: dict[int, Future[Delivered]] = {}
@@ -79,11 +88,13 @@ class ActionIntake:
                 await asyncio.sleep(0)
             action, result = self._judge(element, seen)
             results.append(result)
-            if action is not None:
+            if action is not None and not dry_run:
                 sent[index] = self._send(action)
         for index in await self._unacknowledged(sent):
             results[index] = replace(results[index], status=Status.UNACKNOWLEDGED)
-        return answer_of(results)
+        if not dry_run:
+            _count(results)
+        return answer_of(results, dry_run=dry_run)
 
     def _judge(self, element: Any, seen: set[str]) -> tuple[UserAction | None, ActionResult]:
         """Returns the action if it is to be sent, and the element's result if all goes well."""
@@ -118,13 +129,9 @@ class ActionIntake:
         return sorted([*failed, *(waits[wait] for wait in pending)])
 
 
-def answer_of(results: Sequence[ActionResult]) -> ActionsAnswer:
-    """Returns the results with their counts, and counts them in the metrics."""
-    counts = dict.fromkeys(Status, 0)
-    for one in results:
-        counts[one.status] += 1
-    for status, count in counts.items():
-        metrics.ACTIONS.labels(result=status).inc(count)
+def answer_of(results: Sequence[ActionResult], *, dry_run: bool = False) -> ActionsAnswer:
+    """Returns the results with their counts."""
+    counts = Counter(one.status for one in results)
     lost = [r.event_id for r in results if r.status is Status.UNACKNOWLEDGED and r.event_id]
     return ActionsAnswer(
         accepted=counts[Status.ACCEPTED],
@@ -132,7 +139,14 @@ def answer_of(results: Sequence[ActionResult]) -> ActionsAnswer:
         rejected=counts[Status.REJECTED],
         unacknowledged=lost,
         results=list(results),
+        dry_run=dry_run,
     )
+
+
+def _count(results: Sequence[ActionResult]) -> None:
+    counts = Counter(one.status for one in results)
+    for status in Status:
+        metrics.ACTIONS.labels(result=status).inc(counts[status])
 
 
 def _retrieve(wait: "asyncio.Future[Delivered]") -> None:

@@ -32,7 +32,8 @@ from schemas.impressions import Impression
 from schemas.policies import PolicyPublished
 from streams import metrics
 from streams.admin import check_topics
-from streams.producer import Delivered, RecordProducer, cloud_event_headers
+from streams.cloud_events import cloud_event_headers
+from streams.producer import Delivered, RecordProducer
 from streams.redis_client import edge_client
 from streams.redis_history import RedisErasures, RedisHistory
 from streams.redis_instructions import RedisInstructions
@@ -40,6 +41,7 @@ from streams.redis_items import RedisItems
 from streams.redis_profiles import RedisProfiles
 from streams.triton_client import TritonGenerator
 
+SOURCE = "/oxygenrec-edge"  # `ce_source` of what enters here
 WARM_CONNECTIONS = 12  # three reads a request, four requests at once
 WANTED_TOPICS = (
     topics.ACTIONS,
@@ -147,9 +149,8 @@ def _assembled(settings: Settings, parts: Parts) -> Edge:
 
 def _intake(settings: Settings, producer: RecordProducer) -> ActionIntake:
     def send(action: UserAction) -> Future[Delivered]:
-        return producer.send(
-            topics.ACTIONS, action, action.user_id, headers=cloud_event_headers(action)
-        )
+        headers = cloud_event_headers(action, SOURCE)
+        return producer.send(topics.ACTIONS, action, action.user_id, headers=headers)
 
     return ActionIntake(
         send=send,
@@ -162,7 +163,7 @@ def _intake(settings: Settings, producer: RecordProducer) -> ActionIntake:
 
 def _profile_intake(settings: Settings, parts: Parts) -> ProfileIntake:
     def send(topic: str, record: Struct | None, user_id: str) -> Future[Delivered]:
-        headers = cloud_event_headers(record) if isinstance(record, UserErased) else ()
+        headers = cloud_event_headers(record, SOURCE) if isinstance(record, UserErased) else ()
         return parts.producer.send(topic, record, user_id, headers=headers)
 
     return ProfileIntake(

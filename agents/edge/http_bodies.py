@@ -1,4 +1,4 @@
-"""Request bodies to records: each element on its own, faults with field, found and wanted."""
+"""Requests to records: each element on its own, faults with field, found and wanted."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from schemas.codec import MAX_RECORD_BYTES, explain
+from schemas.codec import MAX_FOUND, MAX_RECORD_BYTES, explain
 from schemas.dead_letters import Reason
 from schemas.errors import InvalidRecord
 
@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 # Not JSON, yet what many a JSON library writes. The class's name is what the fault says was found.
 NOT_NUMBERS = {name: type(name, (), {})() for name in ("NaN", "Infinity", "-Infinity")}
+FLAGS = {"true": True, "false": False}
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _single = msgspec.json.Decoder(msgspec.Raw)
@@ -79,6 +80,21 @@ def one(body: bytes, decoder: ElementDecoder[T]) -> T:
     return decoder.decode(_lenient_value(body, fault))
 
 
+def dry_run_in(query: Sequence[tuple[str, str]]) -> bool:
+    """Returns whether a query string asks for a dry run.
+
+    Raises `InvalidRecord` for any other parameter: a misspelt one would send what was meant to be
+    judged only.
+    """
+    for name, value in query:
+        if name != "dry_run":
+            raise _bad_parameter(name, "a parameter", "dry_run or nothing")
+        if value not in FLAGS or len(query) > 1:
+            found = ", ".join(given for _, given in query)[:MAX_FOUND]
+            raise _bad_parameter(name, found, "true or false, once")
+    return bool(query) and FLAGS[query[0][1]]
+
+
 def event_id_in(element: Any) -> str | None:
     """Returns the event id of an element that is no action, so that its producer finds it again."""
     try:
@@ -107,6 +123,12 @@ def _oversized(size: int) -> InvalidRecord:
         field="$",
         found=f"{size} bytes",
         wanted=f"at most {MAX_RECORD_BYTES} bytes",
+    )
+
+
+def _bad_parameter(name: str, found: str, wanted: str) -> InvalidRecord:
+    return InvalidRecord(
+        reason=Reason.OUT_OF_RANGE, field=f"?{name[:MAX_FOUND]}", found=found, wanted=wanted
     )
 
 

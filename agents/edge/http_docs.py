@@ -1,7 +1,7 @@
 """The API's description: `/docs/openapi.json`, and `/docs`, a page of our own without a CDN.
 
-Bodies are read by our own decoder (field, found, wanted in every fault), so their schemas come from
-msgspec here.
+Bodies and query strings are read by our own code (field, found, wanted in every fault), so their
+schemas stand here.
 """
 
 import html
@@ -24,6 +24,14 @@ BODIES: dict[tuple[str, str], Any] = {
     ("/v1/users/{user_id}", "put"): ProfilePut,
     ("/v1/users/{user_id}", "patch"): ProfilePatch,
 }
+DRY_RUN = {
+    "name": "dry_run",
+    "in": "query",
+    "required": False,
+    "description": "Judge only: the same answer with status 200, and nothing is sent to Kafka.",
+    "schema": {"type": "boolean", "default": False},
+}
+PARAMETERS: dict[tuple[str, str], list[dict[str, Any]]] = {("/v1/actions", "post"): [DRY_RUN]}
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
 pre{{background:#f4f4f4;padding:.8rem;overflow:auto}} summary{{cursor:pointer}}
@@ -73,7 +81,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
 
 
 def with_bodies(described: dict[str, Any]) -> dict[str, Any]:
-    """Returns the description with the schema of each body that we decode ourselves."""
+    """Returns the description with the bodies and parameters that we decode ourselves."""
     schemas, components = msgspec.json.schema_components(list(BODIES.values()), ref_template=REF)
     complete = {**described, "paths": dict(described["paths"])}
     known = described.get("components", {})
@@ -84,6 +92,8 @@ def with_bodies(described: dict[str, Any]) -> dict[str, Any]:
             content["example"] = example
         body = {"required": True, "content": {"application/json": content}}
         operation = {**complete["paths"][path][method], "requestBody": body}
+        if (path, method) in PARAMETERS:
+            operation["parameters"] = PARAMETERS[path, method]
         complete["paths"][path] = {**complete["paths"][path], method: operation}
     return complete
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from agents.edge.action_intake import ActionsAnswer
 from agents.edge.edge import Edge, wall_clock_ms
 from agents.edge.health import Readiness
-from agents.edge.http_bodies import BodyTooLarge, ElementDecoder, one
+from agents.edge.http_bodies import BodyTooLarge, ElementDecoder, dry_run_in, one
 from agents.edge.recommendation_api import (
     RecommendationAnswer,
     RecommendationRequest,
@@ -46,12 +46,15 @@ async def post_actions(request: Asked) -> Response[ActionsAnswer]:
 
     202: everything acceptable is acknowledged by Kafka. 503: `unacknowledged` lists the event ids
     to send again, as they are. 400: nothing could be accepted. 413: too many, or too many bytes.
+    With `?dry_run=true` all is judged in the same way and nothing is sent: 200 in place of 202.
     """
-    answer = await edge_of(request).intake.take(await request.body())
+    dry_run = dry_run_in(list(request.query_params.multi_items()))
+    answer = await edge_of(request).intake.take(await request.body(), dry_run=dry_run)
     if answer.unacknowledged:
         return Response(answer, status_code=503, headers={"retry-after": "1"})
-    nothing = answer.accepted + answer.duplicate == 0
-    return Response(answer, status_code=400 if nothing else 202)
+    if answer.accepted + answer.duplicate == 0:
+        return Response(answer, status_code=400)
+    return Response(answer, status_code=200 if dry_run else 202)
 
 
 @post("/v1/recommendations", status_code=200)

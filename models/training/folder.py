@@ -5,39 +5,23 @@ time. Neither holds queries: their instructions speak of choices and affinities 
 pyarrow (the `datasets` extra).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from models.training.rows import (
+    EVENT_COLUMNS,
+    ITEM_COLUMNS,
+    ParquetRows,
+    UnusableFolder,
+    event_of,
+    item_of,
+)
 from schemas.actions import EARLIEST_EVENT_MS, ActionType, UserAction
 from schemas.catalog import ItemUpsert
-from schemas.errors import OxygenRecError
 from schemas.topics import DAY_MS
 
-# Spelling of the public data sets on the left.
-EVENT_NAMES: dict[str, ActionType] = {
-    **{action.value: action for action in ActionType},
-    "addtocart": ActionType.CART,
-    "clicks": ActionType.CLICK,
-    "carts": ActionType.CART,
-    "orders": ActionType.ORDER,
-    "buy": ActionType.ORDER,
-    "purchase": ActionType.ORDER,
-    "transaction": ActionType.ORDER,
-}
-MILLISECONDS_FROM = 100_000_000_000  # larger than any second before the year 5138
 SPACING_MS = 60_000  # several interactions of a day: a minute apart, in the order of `pos`
-
-
-class UnusableFolder(OxygenRecError):
-    """A data folder that lacks a file or a column."""
-
-    def __init__(self, *, folder: Path, found: str, wanted: str) -> None:
-        self.folder = folder
-        self.found = found
-        self.wanted = wanted
-        super().__init__(f"data folder {folder}: found {found}, wanted {wanted}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +43,8 @@ def read_folder(folder: Path) -> FolderData:
         names = ", ".join(sorted(p.name for p in folder.glob("*"))) or "nothing"
         wanted = "items.parquet (item_id, title, brand, category) beside interactions.parquet"
         raise UnusableFolder(folder=folder, found=names, wanted=wanted)
-    items = [_item(row) for row in _rows(folder, "items.parquet", ("item_id",))]
+    rows = map(item_of, _rows(folder, "items.parquet", ITEM_COLUMNS))
+    items = [item for item in rows if isinstance(item, ItemUpsert)]
     if (folder / "interactions.parquet").is_file():
         actions, fine = list(_interactions(folder)), False
     elif (folder / "events.parquet").is_file():
@@ -74,14 +59,11 @@ def read_folder(folder: Path) -> FolderData:
 
 
 def read_events(folder: Path) -> Iterator[UserAction]:
-    """Yields the rows of events.parquet (user, item, event, ts in s or ms); ts < 0 is held out."""
-    wanted = ("user", "item", "event", "ts")
-    for number, row in enumerate(_rows(folder, "events.parquet", wanted)):
-        action = EVENT_NAMES.get(str(row["event"]).lower())
-        if row["ts"] < 0 or action is None:
-            continue
-        at_ms = int(row["ts"]) if row["ts"] >= MILLISECONDS_FROM else int(row["ts"]) * 1_000
-        yield _action(f"event-{number}", row["user"], row["item"], action, at_ms)
+    """Yields the usable rows of events.parquet; `oxygenrec import` says why others are not."""
+    for number, row in enumerate(_rows(folder, "events.parquet", EVENT_COLUMNS)):
+        action = event_of(row, f"event-{number}")
+        if isinstance(action, UserAction):
+            yield action
 
 
 def _interactions(folder: Path) -> Iterator[UserAction]:
@@ -90,43 +72,16 @@ def _interactions(folder: Path) -> Iterator[UserAction]:
         if row.get("split", "train") == "train":
             day_ms = max(int(row.get("day") or 0) * DAY_MS, EARLIEST_EVENT_MS)
             at_ms = day_ms + int(row["pos"]) * SPACING_MS
-            name = f"interaction-{number}"
-            yield _action(name, row["user_id"], row["item_id"], ActionType.ORDER, at_ms)
+            yield UserAction(
+                event_id=f"interaction-{number}",
+                user_id=str(row["user_id"]),
+                action=ActionType.ORDER,
+                event_time_ms=at_ms,
+                item_id=str(row["item_id"]),
+            )
 
 
-def _action(
-    event_id: str, user: object, item: object, action: ActionType, at_ms: int
-) -> UserAction:
-    return UserAction(
-        event_id=event_id,
-        user_id=str(user),
-        action=action,
-        event_time_ms=at_ms,
-        item_id=str(item),
-    )
-
-
-def _item(row: Mapping[str, Any]) -> ItemUpsert:
-    """Where the title is missing, brand, category and tags stand in: the encoder needs words."""
-    fallback = " ".join(str(row.get(name) or "") for name in ("brand", "category", "tags"))
-    return ItemUpsert(
-        item_id=str(row["item_id"]),
-        title=(str(row.get("title") or "") or fallback.strip())[:2_000],
-        category=str(row.get("category") or "")[:512],
-        brand=str(row.get("brand") or "")[:512],
-    )
-
-
-def _rows(folder: Path, name: str, wanted: Iterable[str]) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        found, needed = "no pyarrow in this environment", "the `datasets` extra (make setup)"
-        raise UnusableFolder(folder=folder, found=found, wanted=needed) from error
-    table = parquet.read_table(folder / name)
-    missing = sorted(set(wanted) - set(table.column_names))
-    if missing:
-        found = f"{name} with columns {', '.join(table.column_names)}"
-        raise UnusableFolder(folder=folder, found=found, wanted="column " + ", ".join(missing))
-    rows: list[dict[str, Any]] = table.to_pylist()
+def _rows(folder: Path, name: str, wanted: Iterable[str]) -> ParquetRows:
+    rows = ParquetRows(folder / name)
+    rows.require(wanted)
     return rows

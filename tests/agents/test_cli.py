@@ -15,7 +15,7 @@ from agents.workers import WORKERS, UnknownWorker, run_worker
 from schemas.errors import InvalidRecord
 from streams.local.errors import NotRunning, RedisMissing, ServerExited, UnknownProcess
 
-VERBS = ("demo", "up", "down", "status", "logs", "worker", "recommend", "config")
+VERBS = ("demo", "up", "down", "status", "logs", "worker", "recommend", "config", "import")
 
 
 def oxygenrec(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -9,6 +9,7 @@ from agents.settings import RouterConfig
 from schemas.actions import ActionType, UserAction, UserErased
 from schemas.codec import encode
 from schemas.dead_letters import Reason
+from streams.cloud_events import Headers
 from streams.dead_letters import Source
 from streams.partitioner import partition_of
 from streams.watermarks import Clock
@@ -39,12 +40,17 @@ def action(
 
 
 def arrived(
-    record: UserAction | UserErased | bytes, offset: int = 0, partition: int | None = None
+    record: UserAction | UserErased | bytes,
+    offset: int = 0,
+    partition: int | None = None,
+    headers: Headers = (),
 ) -> Arrived:
     value = record if isinstance(record, bytes) else encode(record)
     key = b"" if isinstance(record, bytes) else record.user_id.encode()
     where = partition_of(key, PARTITIONS) if partition is None else partition
-    source = Source(topic="actions", partition=where, offset=offset, key=key, value=value)
+    source = Source(
+        topic="actions", partition=where, offset=offset, key=key, value=value, headers=headers
+    )
     return Arrived(source=source, append_ms=NOW_MS)
 
 
@@ -62,6 +68,35 @@ def test_every_usable_action_reaches_history_and_high_value_ones_go_on(routing: 
     assert batch.history == records
     assert {a.action for _, a in batch.high_value} == set(CONFIG.high_value)
     assert batch.positions == {partition_of(b"ann", PARTITIONS): len(kinds)}
+
+
+def test_a_header_that_contradicts_the_body_is_counted_and_the_body_counts(
+    routing: Routing,
+) -> None:
+    record = action("ann", "body")
+    batch = routing.route(
+        [
+            arrived(record, 0, headers=[("ce_id", b"header")]),
+            arrived(action("ann", "same"), 1, headers=[("ce_id", b"same")]),
+            arrived(action("ann", "none"), 2),
+        ],
+        NOW_MS,
+    )
+    assert batch.contradictions == 1
+    assert [one.event_id for one in batch.history if isinstance(one, UserAction)] == [
+        *("body", "same", "none")
+    ]
+    assert not batch.dead
+
+
+def test_a_misrouted_record_keeps_its_headers_and_is_judged_where_it_belongs(
+    routing: Routing,
+) -> None:
+    wrong = (partition_of(b"ann", PARTITIONS) + 1) % PARTITIONS
+    batch = routing.route([arrived(action("ann", "e"), 0, wrong, [("ce_id", b"other")])], NOW_MS)
+    [(_, source)] = batch.misrouted
+    assert source.headers == [("ce_id", b"other")]
+    assert batch.contradictions == 0
 
 
 def test_poison_is_refused_with_a_reason_and_the_good_beside_it_pass(routing: Routing) -> None:

@@ -1,8 +1,10 @@
 """A dead letter holds the original bytes, and no poison is too large to be buried."""
 
+from prometheus_client import REGISTRY
+
 from schemas.codec import encode
 from schemas.dead_letters import Reason, Rejection
-from streams.dead_letters import MAX_VALUE_BYTES, Source, dead_letter, failure
+from streams.dead_letters import MAX_VALUE_BYTES, Source, count_letter, dead_letter, failure
 
 WHY = Rejection(reason=Reason.MALFORMED_JSON, field="$", found="x", wanted="one JSON object")
 
@@ -30,3 +32,9 @@ def test_a_tombstone_where_none_is_wanted_is_an_empty_value() -> None:
 def test_a_failure_names_the_error_and_a_source_its_place() -> None:
     assert "KeyError" in failure(KeyError("x")).found
     assert str(source(b"")) == "actions[1]@2"
+
+
+def test_letters_are_counted_by_worker_source_topic_and_reason() -> None:
+    labels = {"worker": "counting", "topic": "actions", "reason": "malformed_json"}
+    count_letter(source(b""), WHY, worker="counting")
+    assert REGISTRY.get_sample_value("oxygenrec_dead_letters_total", labels) == 1

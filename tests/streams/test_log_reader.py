@@ -54,6 +54,15 @@ async def test_an_expired_offset_is_an_error_not_a_jump(kafka: LocalKafka) -> No
         assert [r.offset for r in await log.read(None, 10)] == [8, 9]
 
 
+async def test_a_time_is_found_and_a_scan_yields_what_is_read(kafka: LocalKafka) -> None:
+    config, name = filled_topic(kafka, 5)
+    async with LogReader(config, name) as log:
+        records = await log.read()
+        assert [record async for record in log.scan(1, 4)] == records[1:4]
+        assert await log.offset_at(records[0].timestamp_ms) == 0
+        assert await log.offset_at(records[4].timestamp_ms + 60_000) == 5
+
+
 async def test_following_yields_what_is_there_and_what_comes(kafka: LocalKafka) -> None:
     config, name = filled_topic(kafka, 5)
     async with LogReader(config, name) as log, asyncio.timeout(20):

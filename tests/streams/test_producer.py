@@ -92,16 +92,56 @@ def test_a_flush_past_its_deadline_names_the_records_that_wait() -> None:
     assert producer.unacknowledged() == []
 
 
-def test_a_full_buffer_fails_the_future_and_does_not_block(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("streams.producer.BUFFERED_RECORDS", 2)
-    producer = RecordProducer(KafkaConfig(bootstrap=NOWHERE), "test", delivery_timeout_ms=500)
+def test_a_full_buffer_fails_the_future_and_does_not_block() -> None:
+    producer = RecordProducer(
+        KafkaConfig(bootstrap=NOWHERE), "test", delivery_timeout_ms=500, buffered_records=2
+    )
     futures = [producer.send("actions", action(f"e{n}"), "u1") for n in range(3)]
     with pytest.raises(UndeliveredRecord, match="e2 was not acknowledged"):
         futures[2].result(0)
     assert not futures[0].done()
     producer.close()
+
+
+def test_a_failed_action_is_named_once_and_a_waiting_one_until_it_is_settled() -> None:
+    producer = ActionProducer(NOWHERE, buffered_records=1)
+    producer.send(action("waits"))
+    assert producer.send(action("no-room")).done()
+    with pytest.raises(UndeliveredRecords, match="see whether Kafka is up") as raised:
+        producer.flush(50)
+    assert set(raised.value.identities) == {"waits", "no-room"}
+    assert "Queue full" in raised.value.cause
+    for ask in (producer.flush, producer.close):
+        with pytest.raises(UndeliveredRecords) as raised:
+            ask(50)
+        assert raised.value.identities == ("waits",)
+    producer.close(50)
+
+
+def test_a_producer_that_never_asks_is_told_when_as_many_failed_as_the_buffer_holds() -> None:
+    producer = ActionProducer(NOWHERE, buffered_records=2)
+    for number in range(4):  # two wait, two have no room
+        producer.send(action(f"e{number}"))
+    with pytest.raises(UndeliveredRecords) as raised:
+        producer.send(action("e4"))
+    assert raised.value.identities == ("e2", "e3")
+    with pytest.raises(UndeliveredRecords, match="e0, e1"):
+        producer.close(50)
+
+
+def test_an_action_sent_again_is_not_named_and_its_headers_name_the_producer(
+    bootstrap: str,
+) -> None:
+    with ActionProducer(bootstrap, client_id="till-7") as producer:
+        producer._failed["again"] = "gone"
+        place = producer.send(action("again")).result(10)
+        producer.flush(5_000)
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader"})
+    consumer.assign([TopicPartition(place.topic, place.partition, place.offset)])
+    [message] = consumer.consume(1, timeout=10)
+    consumer.close()
+    headers = dict(message.headers() or ())
+    assert (headers["ce_id"], headers["ce_source"]) == (b"again", b"/till-7")
 
 
 def test_reachable_says_whether_a_broker_answers(bootstrap: str) -> None:

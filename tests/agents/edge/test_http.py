@@ -14,6 +14,7 @@ from agents.edge.http import PortTaken, create_app, listen
 from agents.settings import HttpConfig, Settings
 from schemas.catalog import item_key_of
 from schemas.generation import GeneratorUnavailable
+from streams import metrics
 from tests.agents.edge.edge_world import (
     GENERATION,
     ITEM_IDS,
@@ -144,6 +145,52 @@ async def test_what_kafka_does_not_acknowledge_is_named_with_a_503() -> None:
     assert response.headers["retry-after"] == "1"
 
 
+def counted() -> list[bytes]:
+    lines = metrics.exposition().splitlines()
+    return [line for line in lines if line.startswith(b"oxygenrec_actions_total")]
+
+
+def judged(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name != "dry_run"}
+
+
+async def test_a_dry_run_answers_the_same_and_sends_and_counts_nothing() -> None:
+    batch = [action("e1"), action("e2", action="jump"), action("e1"), action("e3", user_id="")]
+    dry, real = World(), World()
+    before = counted()
+    tried = await post(dry, "/v1/actions?dry_run=true", batch)
+    assert counted() == before
+    done = await post(real, "/v1/actions?dry_run=false", batch)
+    assert (tried.status_code, done.status_code) == (200, 202)
+    assert judged(tried.json()) == judged(done.json())
+    assert (tried.json()["dry_run"], done.json()["dry_run"]) == (True, False)
+    assert (dry.sent, [one.event_id for one in real.sent]) == ([], ["e1"])
+
+
+async def test_a_dry_run_of_nothing_usable_is_a_400_as_without() -> None:
+    response = await post(World(), "/v1/actions?dry_run=true", action("e", action="jump"))
+    assert response.status_code == 400
+    assert response.json()["results"][0]["rejection"]["reason"] == "unknown_action"
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "wanted"),
+    [
+        ("dryrun=true", "?dryrun", "dry_run or nothing"),
+        ("dry_run=yes", "?dry_run", "true or false"),
+        ("dry_run=true&dry_run=false", "?dry_run", "once"),
+    ],
+)
+async def test_a_misspelt_dry_run_is_refused_and_not_sent(
+    query: str, field: str, wanted: str
+) -> None:
+    world = World()
+    response = await post(world, f"/v1/actions?{query}", action("e"))
+    assert response.status_code == 400
+    assert (response.json()["field"], wanted in response.json()["wanted"]) == (field, True)
+    assert world.sent == []
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[1,", b"\xff\xfe", b"[" * 100_000])
 async def test_a_body_that_is_no_json_is_a_400(body: bytes) -> None:
     actions = await post(World(), "/v1/actions", body)
@@ -261,6 +308,8 @@ async def test_the_docs_describe_every_route_and_its_body_without_a_cdn() -> Non
     }
     body = described["paths"]["/v1/actions"]["post"]["requestBody"]
     assert "UserAction" in json.dumps(body)
+    [parameter] = described["paths"]["/v1/actions"]["post"]["parameters"]
+    assert (parameter["name"], parameter["schema"]["type"]) == ("dry_run", "boolean")
     assert "event_id" in described["components"]["schemas"]["UserAction"]["properties"]
     assert "POST /v1/recommendations" in page.text
     assert "https://" not in page.text.replace("https://json-schema.org", "")

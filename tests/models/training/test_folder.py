@@ -8,7 +8,8 @@ import pytest
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-from models.training.folder import UnusableFolder, read_folder  # noqa: E402  after the skip
+from models.training.folder import read_folder  # noqa: E402  after the skip
+from models.training.rows import UnusableFolder  # noqa: E402  after the skip
 from schemas.actions import ActionType  # noqa: E402  after the skip
 
 
