@@ -163,7 +163,7 @@ class InstructionWriter:
                 break
             tasks.create_task(self._work(tasks, taken))
         for topic, waiting in zip(READ, (self._queue.triggers, self._queue.refreshes), strict=True):
-            metrics.TRIGGERS_WAITING.labels(topic=topic).set(waiting)
+            metrics.WAITING_RECORDS.labels(topic=topic).set(waiting)
 
     async def _work(self, tasks: asyncio.TaskGroup, taken: Queued) -> None:
         await self._write(taken.trigger, taken.source)

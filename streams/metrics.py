@@ -92,8 +92,8 @@ INSTRUCTIONS = Counter(
 REASONING_SECONDS = Histogram(
     "oxygenrec_reasoning_seconds", "Time to reason about one window", buckets=WORK_SECONDS
 )
-TRIGGERS_WAITING = Gauge(
-    "oxygenrec_triggers_waiting", "Triggers and refreshes read and not begun", ["topic"]
+WAITING_RECORDS = Gauge(
+    "oxygenrec_waiting_records", "Triggers and refreshes read and not begun", ["topic"]
 )
 REASONING_FALLBACKS = Counter(
     "oxygenrec_reasoning_fallbacks_total",

@@ -107,8 +107,10 @@ class _Writer:
         self._found = surroundings_of(context.window, context.profile, context.as_of_ms)
 
     def scenario(self) -> str:
-        newest = [*self._context.behaviour[-1:], *self._context.window[-1:]]
-        return self._plain(newest[-1].scenario) if newest else ""
+        if self._context.window:
+            return self._plain(self._context.window[-1].scenario)
+        behaviour = self._context.behaviour
+        return self._plain(behaviour[-1].scenario) if behaviour else ""
 
     def season(self) -> str:
         return self._found.season
@@ -157,12 +159,12 @@ class _Writer:
         """The strongest actions on items, each item once, strongest first."""
         best: dict[int, tuple[float, ActionType]] = {}
         for action in self._context.behaviour:
-            strength = STRENGTHS.get(action.action)
-            if action.item_key not in self._context.items or strength is None:
+            key, strength = action.item_key, STRENGTHS.get(action.action)
+            if key is None or key not in self._context.items or strength is None:
                 continue
             decayed = strength * self._decay(action)
-            if abs(decayed) >= abs(best.get(action.item_key, (0.0,))[0]):
-                best[action.item_key] = (decayed, action.action)
+            if key not in best or abs(decayed) >= abs(best[key][0]):
+                best[key] = (decayed, action.action)
         ranked = sorted(best.items(), key=lambda pair: (-abs(pair[1][0]), pair[0]))
         return [
             BriefItem(

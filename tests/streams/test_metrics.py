@@ -7,6 +7,7 @@ from streams import metrics
 
 UNITS = ("_seconds", "_total", "_bytes", "_ratio", "_records")
 COUNTS_AND_NUMBERS = {
+    "oxygenrec_chat_in_flight",
     "oxygenrec_open_windows",
     "oxygenrec_served_policy_version",
     "oxygenrec_published_policy_version",
