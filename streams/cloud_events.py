@@ -35,7 +35,7 @@ def cloud_event_headers(action: UserAction | UserErased, source: str) -> Headers
 def rfc3339(time_ms: int) -> str:
     """Returns milliseconds since 1970 as CloudEvents writes a time: `2026-01-01T00:00:00.000Z`."""
     seconds, milliseconds = divmod(time_ms, 1_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{milliseconds:03}Z"
 
 
 def contradicts(headers: Headers, event_id: str) -> bool:
