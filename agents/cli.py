@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from agents import cli_semantic_ids
 from agents.exit_codes import ExitCode, exit_code_of
 from agents.settings import Settings, load_settings
 from schemas.errors import OxygenRecError
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(cli_semantic_ids.app)
 
 DataOption = Annotated[
     Path | None,
