@@ -37,7 +37,7 @@ app = typer.Typer(
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder that `semantic-ids fit` wrote.")
 ]
-USAGE = ("ArtifactExists", "CodebookConfigInvalid", "EncoderMismatch")
+USAGE = ("ArtifactExists", "CodebookConfigInvalid", "EncoderMismatch", "ItemFeaturesMismatch")
 MISSING = ("TableUnusable", "EncoderFolderInvalid", "TextEncoderUnfit", "NothingToAlign")
 GOOD_ROWS_SHOWN = 3
 
