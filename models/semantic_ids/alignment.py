@@ -80,22 +80,20 @@ def train_alignment(
     losses = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        mlp = _mlp(texts.shape[1], config.hidden)
+        mlp = _AlignmentMlp(texts.shape[1], config.hidden)
         optimiser = torch.optim.AdamW(mlp.parameters(), lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         for step in range(config.steps):
             left, right = drawn.batch()
-            loss = info_nce(
-                _aligned(mlp, anchors[left]), _aligned(mlp, anchors[right]), left, right, config
-            )
+            loss = info_nce(mlp(anchors[left]), mlp(anchors[right]), left, right, config)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            loss.backward()
             optimiser.step()
             schedule.step()
             losses.append(float(loss.detach()))
             if progress is not None:
                 progress(step + 1, config.steps)
-    return _weights(mlp), losses
+    return mlp.weights(), losses
 
 
 def info_nce(
@@ -154,18 +152,21 @@ class _Draw:
         return torch.from_numpy(self._pairs.left[rows]), torch.from_numpy(self._pairs.right[rows])
 
 
-def _mlp(dim: int, hidden: int) -> nn.Sequential:
-    mlp = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
-    nn.init.zeros_(mlp[2].weight)  # begins as the identity: the text as it is
-    nn.init.zeros_(mlp[2].bias)
-    return mlp
+class _AlignmentMlp(nn.Module):
+    """x -> unit(x + MLP(x)); begins as the identity: the text as it is."""
 
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(dim, hidden)
+        self.out = nn.Linear(hidden, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
-def _aligned(mlp: nn.Sequential, x_BP: Tensor) -> Tensor:
-    return f.normalize(x_BP + mlp(x_BP), dim=1)
+    def forward(self, x_BP: Tensor) -> Tensor:
+        return f.normalize(x_BP + self.out(f.relu(self.hidden(x_BP))), dim=1)
 
-
-def _weights(mlp: nn.Sequential) -> dict[str, Floats]:
-    named = {"hidden": mlp[0].weight.T, "hidden_bias": mlp[0].bias}
-    named |= {"out": mlp[2].weight.T, "out_bias": mlp[2].bias}
-    return {name: np.ascontiguousarray(w.detach().numpy()) for name, w in named.items()}
+    def weights(self) -> dict[str, Floats]:
+        """Returns the parameters as `item_features` applies them: x @ hidden + hidden_bias, ..."""
+        named = {"hidden": self.hidden.weight.T, "hidden_bias": self.hidden.bias}
+        named |= {"out": self.out.weight.T, "out_bias": self.out.bias}
+        return {name: np.ascontiguousarray(w.detach().numpy()) for name, w in named.items()}

@@ -79,13 +79,12 @@ def slowly(ids: list[int]) -> np.ndarray:
     w = {name: tensor.double().numpy() for name, tensor in weights().items()}
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
-        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+        return np.asarray(x @ w[f"{name}.weight"].T + w[f"{name}.bias"])
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         spread = np.sqrt(x.var(axis=-1, keepdims=True) + 1e-12)
-        return (x - x.mean(axis=-1, keepdims=True)) / spread * w[f"{name}.weight"] + w[
-            f"{name}.bias"
-        ]
+        standard = (x - x.mean(axis=-1, keepdims=True)) / spread
+        return np.asarray(standard * w[f"{name}.weight"] + w[f"{name}.bias"])
 
     x = w["embeddings.word_embeddings.weight"][ids]
     x = x + w["embeddings.position_embeddings.weight"][: len(ids)]

@@ -1,6 +1,7 @@
 """Contrastive alignment: its loss beside a loop, and what it is for."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_the_loss_is_the_mean_of_both_directions_without_the_twins_of_a_pair() -
             ]
             total += math.log(sum(math.exp(scores[other]) for other in others)) - scores[row]
     found = info_nce(
-        *(torch.from_numpy(x) for x in (left, right)),
+        torch.from_numpy(left),
+        torch.from_numpy(right),
         torch.tensor(anchors),
         torch.tensor(items),
         config,
@@ -88,7 +90,7 @@ def test_equal_seeds_give_equal_weights_and_others_others(
     short = AlignmentConfig(hidden=8, steps=3, batch=16)
     pairs = pairs_of(chosen, None)
     first, again = (train_alignment(texts, none(), pairs, short)[0] for _ in range(2))
-    other = train_alignment(texts, none(), pairs, AlignmentConfig(**{**_fields(short), "seed": 1}))
+    other = train_alignment(texts, none(), pairs, replace(short, seed=1))
     for name, weights in first.items():
         np.testing.assert_array_equal(weights, again[name])
     assert not np.array_equal(first["hidden"], other[0]["hidden"])
@@ -117,7 +119,3 @@ def test_nothing_chosen_together_is_refused(texts: np.ndarray) -> None:
     empty = Pairs(left=np.zeros(0, int), right=np.zeros(0, int), weight=np.zeros(0))
     with pytest.raises(NothingToAlign, match="found 0"):
         train_alignment(texts, none(), empty, CONFIG)
-
-
-def _fields(config: AlignmentConfig) -> dict[str, float]:
-    return {name: getattr(config, name) for name in config.__slots__}

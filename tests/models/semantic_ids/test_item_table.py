@@ -22,7 +22,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_good_rows_pass_beside_bad_ones_and_these_are_counted_by_reason(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         GOOD,
         {**GOOD, "title": "the same id again"},
         {**GOOD, "item_id": None},
