@@ -82,6 +82,7 @@ def main() -> None:
     """Prints the tables."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, default=default_data())
+    options.add_argument("--encoder", choices=[BUILTIN, MINILM], help="the rows of one alone")
     given = options.parse_args()
     started = time.monotonic()
     seeds = SEEDS[:1] if given.quick else SEEDS
@@ -89,6 +90,7 @@ def main() -> None:
     if not MINILM_FOLDER.is_dir():
         print("no weights of all-MiniLM-L6-v2 (make setup-minilm): its rows are left out")
         ways = [way for way in ways if way.encoder == BUILTIN]
+    ways = [way for way in ways if given.encoder in (None, way.encoder)]
     results = _quality(given.data, ways, seeds)
     finish("semantic_ids", results, started=started, path=given.json)
 
@@ -114,8 +116,9 @@ def _quality(data: Path, ways: Sequence[Way], seeds: Sequence[int]) -> dict[str,
     encoded, seconds = _encoded(items, sorted({way.encoder for way in ways}))
     runs = {way.name: [_run(way, found, encoded, seed) for seed in seeds] for way in ways}
     title = f"{len(items.item_ids):,} items, 3 x {CODES} codes, {len(seeds)} seed(s)"
-    rows = [[name, *(_cell(read, of) for read in COLUMNS.values())] for name, of in runs.items()]
-    show(title, ["features", *COLUMNS], rows)
+    for columns in (QUALITY, USE):
+        rows = [[way, *(_cell(read, of) for read in columns.values())] for way, of in runs.items()]
+        show(title, ["features", *columns], rows)
     cold = {way.name: _cold(way, found, encoded) for way in ways if not way.aligned}
     kinds = list(next(iter(cold.values())))
     figures = [[name, *(f"{value:.3f}" for value in of.values())] for name, of in cold.items()]
@@ -184,14 +187,15 @@ def _cell(read: Callable[[dict[str, Any]], float], runs: Sequence[dict[str, Any]
     values = [read(run) for run in runs]
     mean, half = float(np.mean(values)), (max(values) - min(values)) / 2
     places = 3 if abs(mean) < 10 else 0
-    return f"{mean:.{places}f}" + (f" +-{half:.{places}f}" if len(values) > 1 else "")
+    return f"{mean:.{places}f}" + (f" ±{half:.{places}f}" if half else "")
 
 
 def _silent(stage: str, done: int, total: int) -> None:
     """Progress: the tables are enough."""
 
 
-COLUMNS: dict[str, Callable[[dict[str, Any]], float]] = {
+Reader = Callable[[dict[str, Any]], float]
+QUALITY: dict[str, Reader] = {
     "SIDs": lambda run: run["quality"]["distinct_sids"],
     "coverage 2": lambda run: run["quality"]["levels"][1]["coverage"],
     "P90": lambda run: run["quality"]["items_per_sid"][1],
@@ -203,8 +207,12 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], float]] = {
     "Gini 1": lambda run: run["quality"]["levels"][0]["gini"],
     "perplexity 1": lambda run: run["quality"]["levels"][0]["perplexity"],
     "error": lambda run: run["quality"]["reconstruction_error"],
+}
+USE: dict[str, Reader] = {
     "steps in 1": lambda run: run["steps"]["within_first"],
+    "by chance": lambda run: run["steps"]["by_chance"],
     "lift": lambda run: run["steps"]["within_first"] / run["steps"]["by_chance"],
+    "steps in 2": lambda run: run["steps"]["within_second"],
     "features s": lambda run: run["feature_seconds"],
     "codebooks s": lambda run: run["codebook_seconds"],
 }

@@ -75,9 +75,10 @@ def test_saved_codebooks_assign_as_before(
     assert (loaded.levels, loaded.codes) == (3, 8)
 
 
-def test_a_catalogue_smaller_than_the_codebook_is_stored_exactly() -> None:
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_catalogue_smaller_than_the_codebook_is_stored_exactly(copies: int) -> None:
     items = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
-    small = fit_codebooks(np.concatenate([items, items]), CONFIG)
+    small = fit_codebooks(np.concatenate([items] * copies), CONFIG)
     sids = small.assign(items)
     assert len(np.unique(sids[:, 0])) == 5
     np.testing.assert_allclose(small.quantise(items)[1], 0, atol=1e-6)
