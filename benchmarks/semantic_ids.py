@@ -119,7 +119,7 @@ def _quality(data: Path, ways: Sequence[Way], seeds: Sequence[int]) -> dict[str,
     for columns in (QUALITY, USE):
         rows = [[way, *(_cell(read, of) for read in columns.values())] for way, of in runs.items()]
         show(title, ["features", *columns], rows)
-    cold = {way.name: _cold(way, found, encoded) for way in ways if not way.aligned}
+    cold = {way.name: _cold(way, found, encoded) for way in ways if way.behaviour_weight}
     kinds = list(next(iter(cold.values())))
     figures = [[name, *(f"{value:.3f}" for value in of.values())] for name, of in cold.items()]
     show(f"{found.cold.count:,} items whose interactions were taken away: recall@10 of what they"
@@ -172,9 +172,6 @@ def _cold(
     """Returns recall@10 with the cold items' behaviour predicted, 0, and (leaking) known."""
     encoder, texts = encoded[way.encoder]
     config = way.config(seed=0)
-    if way.behaviour_weight == 0:
-        _, rows = fit_features(texts, None, None, encoder, config, _silent)
-        return {"predicted": float("nan"), "0": found.cold.recall(rows), "known": float("nan")}
     features, rows = fit_features(texts, None, found.cold.behaviour, encoder, config, _silent)
     _, known = fit_features(texts, None, found.behaviour, encoder, config, _silent)
     blank = rows.copy()
