@@ -3,7 +3,7 @@
 Each way is fitted with three seeds of k-means (and of the alignment); a cell is the mean and half
 of largest minus smallest. Beside the quality report: the share of users whose validation item lies
 in the first code of their last training item, over what two items drawn at random would have.
-Then, for items whose interactions were taken away, whether predicted behaviour helps them.
+--cold: a tenth of the items loses its interactions; does behaviour predicted from text help them?
 --quick: one seed, without MiniLM. The data folder: --data, else $OXYGENREC_DATA/amazon14_beauty
 (default ../shared/data). A million items: `semantic_ids_scale`.
 """
@@ -83,6 +83,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--data", type=Path, default=default_data())
     options.add_argument("--encoder", choices=[BUILTIN, MINILM], help="the rows of one alone")
+    options.add_argument("--cold", action="store_true", help="items without interactions instead")
     given = options.parse_args()
     started = time.monotonic()
     seeds = SEEDS[:1] if given.quick else SEEDS
@@ -91,7 +92,7 @@ def main() -> None:
         print("no weights of all-MiniLM-L6-v2 (make setup-minilm): its rows are left out")
         ways = [way for way in ways if way.encoder == BUILTIN]
     ways = [way for way in ways if given.encoder in (None, way.encoder)]
-    results = _quality(given.data, ways, seeds)
+    results = _measure(given.data, ways, seeds, given.cold)
     finish("semantic_ids", results, started=started, path=given.json)
 
 
@@ -100,7 +101,7 @@ def default_data() -> Path:
     return Path(os.environ.get("OXYGENREC_DATA", "../shared/data")) / "amazon14_beauty"
 
 
-def _quality(data: Path, ways: Sequence[Way], seeds: Sequence[int]) -> dict[str, Any]:
+def _measure(data: Path, ways: Sequence[Way], seeds: Sequence[int], cold: bool) -> dict[str, Any]:
     if not (data / "items.parquet").is_file():
         raise SystemExit(f"{data}: no items.parquet: name a data folder with --data")
     items = read_items(data / "items.parquet")
@@ -114,17 +115,22 @@ def _quality(data: Path, ways: Sequence[Way], seeds: Sequence[int]) -> dict[str,
         cold=cold_items(behaviour, seed=0),
     )
     encoded, seconds = _encoded(items, sorted({way.encoder for way in ways}))
+    if cold:
+        new = {way.name: _cold(way, found, encoded) for way in ways if way.behaviour_weight}
+        _show_cold(new, found.cold.count)
+        return {"encoder_seconds": seconds, "cold": new}
     runs = {way.name: [_run(way, found, encoded, seed) for seed in seeds] for way in ways}
     title = f"{len(items.item_ids):,} items, 3 x {CODES} codes, {len(seeds)} seed(s)"
     for columns in (QUALITY, USE):
         rows = [[way, *(_cell(read, of) for read in columns.values())] for way, of in runs.items()]
         show(title, ["features", *columns], rows)
-    cold = {way.name: _cold(way, found, encoded) for way in ways if way.behaviour_weight}
-    kinds = list(next(iter(cold.values())))
-    figures = [[name, *(f"{value:.3f}" for value in of.values())] for name, of in cold.items()]
-    show(f"{found.cold.count:,} items whose interactions were taken away: recall@10 of what they"
-         " are chosen with", ["features", *kinds], figures)  # fmt: skip
-    return {"encoder_seconds": seconds, "runs": runs, "cold": cold}
+    return {"encoder_seconds": seconds, "runs": runs}
+
+
+def _show_cold(found: dict[str, dict[str, float]], count: int) -> None:
+    title = f"{count:,} items without interactions: recall@10 of what they are chosen with"
+    rows = [[name, *(f"{value:.3f}" for value in of.values())] for name, of in found.items()]
+    show(title, ["their behaviour is", *next(iter(found.values()))], rows)
 
 
 def _encoded(
