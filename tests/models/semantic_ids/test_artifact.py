@@ -14,6 +14,7 @@ from models.semantic_ids.artifact import (
     Version,
     VersionManifest,
     publish_version,
+    published,
 )
 from models.semantic_ids.assigned_items import AssignedItems
 from models.semantic_ids.encoders import EncoderMismatch, reopen_encoder
@@ -153,6 +154,22 @@ def test_a_published_folder_is_never_written_over(
 ) -> None:
     with pytest.raises(ArtifactExists, match="never move"):
         publish(folder, fitted, encoder)
+
+
+def test_a_target_that_is_there_stops_the_work_before_it_begins(folder: Path) -> None:
+    began = False
+    with pytest.raises(ArtifactExists), published(folder):
+        began = True
+    assert not began
+
+
+def test_a_target_that_appears_while_the_work_is_done_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "1"
+    with pytest.raises(ArtifactExists), published(target) as draft:
+        (draft / "mine").touch()
+        target.mkdir()
+        (target / "of another").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["1", "of another"]
 
 
 def test_a_fit_that_dies_leaves_nothing_behind(
