@@ -165,10 +165,15 @@ def test_a_target_that_is_there_stops_the_work_before_it_begins(folder: Path) ->
 
 def test_a_target_that_appears_while_the_work_is_done_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "1"
-    with pytest.raises(ArtifactExists), published(target) as draft:
-        (draft / "mine").touch()
-        target.mkdir()
-        (target / "of another").touch()
+
+    def compete() -> None:
+        with published(target) as draft:
+            (draft / "mine").touch()
+            target.mkdir()
+            (target / "of another").touch()
+
+    with pytest.raises(ArtifactExists):
+        compete()
     assert [path.name for path in tmp_path.rglob("*")] == ["1", "of another"]
 
 
