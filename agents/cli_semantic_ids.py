@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="semantic-ids",
-    help="Fits semantic IDs on a catalogue, judges them, and gives new items theirs.",
+    help="Fits semantic IDs on a catalogue, judges them, gives new items theirs.",
+    epilog="Exit codes: " + ", ".join(f"{code.value} {code.name}" for code in ExitCode),
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -74,7 +75,7 @@ class SemanticIdsRefused(OxygenRecError):
 def fit(
     data: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="items.parquet, and what else the folder has (below)."),
+        typer.Option(metavar="DIR", help="items.parquet, and what else the folder has."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The new folder; never written over.")],
     encoder: Annotated[
@@ -100,13 +101,13 @@ def fit(
     DIR holds items.parquet (item_id, title, brand, category, tags, vector), interactions.parquet
     (user_id, item_id, pos, split) or events.parquet (user, item, event, ts), and queries.parquet
     (query_id, text) with query_items.parquet (query_id, item_id). Only item_id and title must be
-    there. Rows that cannot be used are counted and left out.
+    there. Rows that cannot be used are counted and left out. For a million items:
+    --codes 8192 --restarts 1 --iterations 10 --points-per-code 32.
 
     \b
     oxygenrec semantic-ids fit --data ../shared/data/demo --out .oxygenrec/sids/1 --codes 64
     oxygenrec semantic-ids fit --data ../shared/data/demo --out .oxygenrec/sids/2 --align
     oxygenrec semantic-ids fit --data ../shared/data/amazon14_beauty --out .oxygenrec/sids/3
-    a million items: --codes 8192 --restarts 1 --iterations 10 --points-per-code 32
     """
     from models.semantic_ids.cooccurrence import CooccurrenceConfig
     from models.semantic_ids.fit import SemanticIdsConfig

@@ -17,7 +17,7 @@ from models.tensor_file import TensorFileInvalid, read_tensors, write_tensors
 from schemas.errors import OxygenRecError
 
 FILE_NAME = "codebooks.safetensors"
-CHUNK = 1_024  # rows at once: 64 MiB of float64 distances at 8192 codes, whatever n is
+CHUNK = 256  # rows at once: 16 MiB of float64 distances at 8192 codes, whatever n is
 
 
 class EmbeddingsMismatch(OxygenRecError):

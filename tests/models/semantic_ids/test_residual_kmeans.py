@@ -141,4 +141,4 @@ def test_progress_is_told_for_each_level_and_each_chunk(embeddings: np.ndarray) 
     assert told == [(1, 3), (2, 3), (3, 3)]
     told.clear()
     fitted.quantise(np.concatenate([embeddings] * 4), lambda *so_far: told.append(so_far))
-    assert told == [(1_024, 1_200), (1_200, 1_200)]
+    assert told == [(256 * chunk, 1_200) for chunk in range(1, 5)] + [(1_200, 1_200)]
