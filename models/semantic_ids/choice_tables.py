@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from models.semantic_ids.cooccurrence import count_pairs, count_queries
-from models.semantic_ids.item_table import open_table
+from models.semantic_ids.item_table import TableUnusable, open_table
 
 NOT_A_CHOICE = ("expose", "search")
 
@@ -41,15 +41,23 @@ def read_behaviour(folder: Path, item_ids: Sequence[str], window: int) -> Behavi
     Rows whose `split` is not `train`, held-out events (ts < 0) and items that are not in `item_ids`
     are left out. Raises `TableUnusable`.
     """
-    known = pa.array(item_ids, pa.string())
+    try:
+        return _behaviour(folder, pa.array(item_ids, pa.string()), window)
+    except pa.ArrowException as error:  # a column of another type than its name says
+        found = " ".join(str(error).split())[:200]
+        wanted = "ids of one kind in all tables, numbers in pos and ts, words in split and event"
+        raise TableUnusable(path=folder, column=None, found=found, wanted=wanted) from error
+
+
+def _behaviour(folder: Path, known: pa.Array, window: int) -> Behaviour | None:
     interactions, dropped = _interactions(folder)
     queries, texts = _queries(folder, known, dropped)
     if interactions is None and queries is None:
         return None
-    pairs, used = csr_matrix((len(item_ids), len(item_ids))), 0
+    pairs, used = csr_matrix((len(known), len(known))), 0
     if interactions is not None:
         users, items = _known_items(interactions, known, dropped)
-        pairs, used = count_pairs(users, items, len(item_ids), window), len(items)
+        pairs, used = count_pairs(users, items, len(known), window), len(items)
     return Behaviour(
         pairs=pairs,
         queries=queries,

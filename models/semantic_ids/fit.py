@@ -79,7 +79,7 @@ def fit_features(
         chosen = behaviour_vectors(behaviour.pairs, behaviour.queries, config.cooccurrence)
         progress("behaviour", 1, 1)
     alignment = None
-    if config.alignment is not None and behaviour is not None:
+    if config.alignment is not None:
         alignment = _align(texts, behaviour, encoder, config, config.alignment, progress)
     features = ItemFeatures.fit(
         texts, vectors=vectors, behaviour=chosen, alignment=alignment, config=config.features
@@ -89,14 +89,16 @@ def fit_features(
 
 def _align(
     texts: Floats,
-    behaviour: "Behaviour",
+    behaviour: "Behaviour | None",
     encoder: TextEncoder,
     config: SemanticIdsConfig,
     alignment: "AlignmentConfig",
     progress: Progress,
 ) -> dict[str, Floats]:
-    from models.semantic_ids.alignment import pairs_of, train_alignment
+    from models.semantic_ids.alignment import NothingToAlign, pairs_of, train_alignment
 
+    if behaviour is None:
+        raise NothingToAlign(pairs=0)
     unaligned = ItemFeatures.fit(texts, config=config.features)
     said = np.zeros((0, unaligned.dim), dtype=np.float32)
     if behaviour.query_texts:

@@ -24,15 +24,8 @@ from models.semantic_ids.item_table import Items
 from models.semantic_ids.new_items import assign_new, without_known
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
 from schemas.catalog import item_key_of
+from tests.models.semantic_ids.small_catalogue import CATALOGUE, TITLES
 
-NOUNS = ["umbrella", "raincoat", "sunscreen", "tent", "kettle", "headphones", "notebook", "lamp"]
-STYLES = ["red", "compact", "waterproof", "classic", "travel", "premium"]
-TITLES = [f"{style} {noun}" for style in STYLES for noun in NOUNS]
-CATALOGUE = Items(
-    item_ids=[f"item-ä{number}" for number in range(len(TITLES))],
-    texts=TITLES,
-    categories=[f"All > {title.split()[-1]}" for title in TITLES],
-)
 LATER = Items(
     item_ids=["item-ä0", "late-1", "late-2"],
     texts=["blue lamp", "red tent", "steel kettle"],

@@ -79,6 +79,12 @@ def test_a_folder_without_choices_has_no_behaviour(tmp_path: Path) -> None:
     assert read_behaviour(tmp_path, ITEMS, 5) is None
 
 
+def test_a_column_of_another_type_is_refused_with_what_was_found(tmp_path: Path) -> None:
+    write(tmp_path, "events.parquet", [{"user": 1, "item": 10, "event": "view", "ts": "noon"}])
+    with pytest.raises(TableUnusable, match=r"found .*string.*, wanted ids of one kind"):
+        read(tmp_path)
+
+
 def test_a_missing_column_or_a_missing_half_of_the_queries_is_named(tmp_path: Path) -> None:
     write(tmp_path, "query_items.parquet", [{"query_id": 1, "item_id": 10}])
     with pytest.raises(TableUnusable, match=r"queries.parquet: found no such file"):
