@@ -8,6 +8,7 @@ items, V 512.
 import os
 import resource
 import time
+from dataclasses import asdict
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -43,7 +44,12 @@ def main() -> None:
     row = _measure(_mixture(items, given.dim), config)
     title = f"{items:,} items, {given.dim} dimensions, 3 x {codes:,} codes"
     show(title, list(row), [[f"{value:,.4g}" for value in row.values()]])
-    finish("semantic_ids_scale", {**vars(given), "row": row}, started=started, path=given.json)
+    finish(
+        "semantic_ids_scale",
+        {"settings": asdict(config), "items": items, "row": row},
+        started=started,
+        path=given.json,
+    )
 
 
 def _measure(vectors: Floats, config: ResidualKMeansConfig) -> dict[str, Any]:
