@@ -63,6 +63,19 @@ class FileRefused(OxygenRecError):
         super().__init__(f"{cause.filename or 'file'}: {cause.strerror or cause}")
 
 
+class ExtraMissing(OxygenRecError):
+    """This environment lacks what the verb needs: an agent's has no torch, faiss or pyarrow."""
+
+    exit_code = ExitCode.MISSING
+
+    def __init__(self, *, module: str) -> None:
+        self.module = module
+        super().__init__(
+            f"found no {module} in this environment, wanted the extras `models` and `datasets`"
+            " (`make setup` brings both)"
+        )
+
+
 class SemanticIdsRefused(OxygenRecError):
     """An error of the models' rooms, which know no exit codes, with the one it ends with."""
 
@@ -71,7 +84,25 @@ class SemanticIdsRefused(OxygenRecError):
         super().__init__(str(cause))
 
 
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Gives the errors of `models`, which know no exit codes, theirs; others become one line."""
+    try:
+        yield
+    except OSError as error:
+        raise FileRefused(cause=error) from error
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(module=error.name or str(error)) from error
+    except OxygenRecError as error:
+        name = type(error).__name__
+        code = ExitCode.USAGE if name in USAGE else ExitCode.MISSING if name in MISSING else None
+        if code is None:
+            raise
+        raise SemanticIdsRefused(cause=error, exit_code=code) from error
+
+
 @app.command()
+@_exit_codes()
 def fit(
     data: Annotated[
         Path,
@@ -127,11 +158,11 @@ def fit(
         ),
         alignment=_alignment(seed) if align else None,
     )
-    with _exit_codes():
-        _fit(data, out, encoder, config)
+    _fit(data, out, encoder, config)
 
 
 @app.command()
+@_exit_codes()
 def report(
     folder: FolderArgument,
     json_file: Annotated[
@@ -149,24 +180,24 @@ def report(
     """
     from models.semantic_ids.artifact import Version
 
-    with _exit_codes():
-        _must_exist(folder)
-        version = Version(folder)
-        found = version.items.report(version.manifest.codes)
-        _show_quality(found, f"{folder}: {version.segments} segment(s)")
-        if json_file is not None:
-            about = {"codebook_id": version.manifest.codebook_id, "quality": asdict(found)}
-            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
-            typer.echo(f"written: {json_file}")
-        if png is not None:
-            from models.semantic_ids.quality_figure import draw_quality
+    _must_exist(folder)
+    version = Version(folder)
+    found = version.items.report(version.manifest.codes)
+    _show_quality(found, f"{folder}: {version.segments} segment(s)")
+    if json_file is not None:
+        about = {"codebook_id": version.manifest.codebook_id, "quality": asdict(found)}
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
+        typer.echo(f"written: {json_file}")
+    if png is not None:
+        from models.semantic_ids.quality_figure import draw_quality
 
-            title = f"{found.items:,} items, codebooks {version.manifest.codebook_id}"
-            draw_quality(png, found, version.items.sids, version.manifest.codes, title)
-            typer.echo(f"written: {png}")
+        title = f"{found.items:,} items, codebooks {version.manifest.codebook_id}"
+        draw_quality(png, found, version.items.sids, version.manifest.codes, title)
+        typer.echo(f"written: {png}")
 
 
 @app.command()
+@_exit_codes()
 def assign(
     folder: FolderArgument,
     items: Annotated[Path, typer.Option(metavar="FILE", help="Parquet with item_id and title.")],
@@ -185,24 +216,23 @@ def assign(
     from models.semantic_ids.item_table import read_items
     from models.semantic_ids.new_items import assign_new, without_known
 
-    with _exit_codes():
-        _must_exist(folder)
-        version = Version(folder)
-        new = without_known(read_items(items), set(version.items.item_ids))
-        _tell_items(new, items)
-        if not new.item_ids:
-            typer.echo("nothing to assign")
-            return
-        fitted = version.manifest.encoder
-        words = reopen_encoder(folder, fitted.kind, fitted.encoder_id, encoder)
-        with _bars() as progress:
-            found = assign_new(new, words, version.features, version.codebooks, progress)
-        target = version.append(found, new.dropped, int(time.time() * 1_000))
-        for item_id, sid in list(zip(found.item_ids, found.sids.tolist(), strict=True))[
-            :GOOD_ROWS_SHOWN
-        ]:
-            typer.echo(f"  {item_id:24} {'-'.join(map(str, sid))}")
-        typer.echo(f"published: {target} ({len(found.item_ids):,} items)")
+    _must_exist(folder)
+    version = Version(folder)
+    new = without_known(read_items(items), set(version.items.item_ids))
+    _tell_items(new, items)
+    if not new.item_ids:
+        typer.echo("nothing to assign")
+        return
+    fitted = version.manifest.encoder
+    words = reopen_encoder(folder, fitted.kind, fitted.encoder_id, encoder)
+    with _bars() as progress:
+        found = assign_new(new, words, version.features, version.codebooks, progress)
+    target = version.append(found, new.dropped, int(time.time() * 1_000))
+    for item_id, sid in list(zip(found.item_ids, found.sids.tolist(), strict=True))[
+        :GOOD_ROWS_SHOWN
+    ]:
+        typer.echo(f"  {item_id:24} {'-'.join(map(str, sid))}")
+    typer.echo(f"published: {target} ({len(found.item_ids):,} items)")
 
 
 def _fit(data: Path, out: Path, choice: str, config: "SemanticIdsConfig") -> None:
@@ -305,18 +335,3 @@ def _bars() -> Iterator["Progress"]:
             bars.update(tasks[stage], completed=done, total=total)
 
         yield told
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Gives the errors of `models`, which know no exit codes, theirs, and a full disk one line."""
-    try:
-        yield
-    except OSError as error:
-        raise FileRefused(cause=error) from error
-    except OxygenRecError as error:
-        name = type(error).__name__
-        code = ExitCode.USAGE if name in USAGE else ExitCode.MISSING if name in MISSING else None
-        if code is None:
-            raise
-        raise SemanticIdsRefused(cause=error, exit_code=code) from error

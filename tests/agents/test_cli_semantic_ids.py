@@ -147,6 +147,14 @@ def test_a_torn_folder_ends_with_one_line_that_names_the_file(data: Path, tmp_pa
     assert ended.stderr.count("\n") == 1
 
 
+def test_an_environment_without_the_extras_is_told_which(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "models.semantic_ids.item_table", None)
+    shown = oxygenrec("fit", "--data", data, "--out", tmp_path / "1")
+    refused(shown, ExitCode.MISSING, "found no models.semantic_ids.item_table in this environment")
+
+
 def test_every_named_error_exists() -> None:
     rooms = ("artifact", "residual_kmeans", "encoders", "item_table", "alignment", "item_features")
     modules = [importlib.import_module(f"models.semantic_ids.{room}") for room in rooms]
