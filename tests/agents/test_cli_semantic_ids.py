@@ -123,6 +123,7 @@ def test_what_is_missing_and_what_is_misused_have_their_own_exit_codes(
     refused(oxygenrec("report", nowhere), missing, "found no manifest.json")
     again = oxygenrec("fit", "--data", data, "--out", fitted[0])
     refused(again, usage, "published IDs never move")
+    assert again.output == ""  # before anything was read or fitted
     codes = oxygenrec("fit", "--data", data, "--out", nowhere, "--codes", 0)
     refused(codes, usage, "codes: found 0, wanted 1 to 32767")
     encoder = oxygenrec("fit", "--data", data, "--out", nowhere, "--encoder", tmp_path)
