@@ -12,6 +12,7 @@ import typer
 
 from agents.cli_dead_letters import app as dead_letters
 from agents.cli_import import import_file
+from agents.cli_semantic_ids import app as semantic_ids
 from agents.exit_codes import ExitCode, exit_code_of
 from agents.settings import Settings, load_settings
 from schemas.errors import OxygenRecError
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(semantic_ids)
 
 app.add_typer(dead_letters)
 app.command("import")(import_file)

@@ -208,7 +208,7 @@ def test_the_readme_is_150_lines_at_most() -> None:
 
 
 # What an agent's image does not hold. The trainer (with its publisher) and Triton's entry (or what
-# stands in for Triton in process) are the places that use it.
+# stands in for Triton in process) are the places that use it; so is the transformer encoder.
 WITHOUT_TORCH = """
 import importlib, importlib.abc, pkgutil, sys
 
@@ -219,7 +219,7 @@ class Blocked(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Blocked())
 import agents, models.reasoning
-names = ["models.semantic_ids.assignment"]
+names = [f"models.semantic_ids.{m}" for m in ("artifact", "assignment", "new_items", "quality")]
 for package in (agents, models.reasoning):
     names += [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
 for name in names:
@@ -232,6 +232,7 @@ COMPOSE_TORCH = (
     "agents.policy_publisher",
     "agents.triton_replica",
     "agents.in_process_generator",
+    "models.reasoning.minilm",
 )
 
 

@@ -5,6 +5,7 @@ A published SID never moves within a generation: new items are assigned by the s
 appended (ALGORITHMS 1.5). Shapes: n items, L levels, V codes a level, D dimensions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,7 @@ from models.tensor_file import TensorFileInvalid, read_tensors, write_tensors
 from schemas.errors import OxygenRecError
 
 FILE_NAME = "codebooks.safetensors"
-CHUNK = 1_024  # rows at once: 64 MiB of float64 distances at 8192 codes
+CHUNK = 256  # rows at once: 16 MiB of float64 distances at 8192 codes, whatever n is
 
 
 class EmbeddingsMismatch(OxygenRecError):
@@ -53,11 +54,29 @@ class Codebooks:
 
         Raises `EmbeddingsMismatch`.
         """
-        return self._quantise(embeddings)[0]
+        return self.quantise(embeddings)[0]
 
-    def residuals(self, embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Returns what the sum of an item's centroids leaves of its embedding, [n, D]."""
-        return self._quantise(embeddings)[1]
+    def quantise(
+        self,
+        embeddings: npt.NDArray[np.floating],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+        """Returns the SIDs, int16 [n, L], and |e - sum of the item's centroids|^2, float32 [n].
+
+        `progress(done, total)` is told after each chunk of rows. Raises `EmbeddingsMismatch`.
+        """
+        dim = self.centroids.shape[2]
+        if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+            raise EmbeddingsMismatch(found=f"shape {embeddings.shape}", wanted=f"[n, {dim}]")
+        sids = np.empty((len(embeddings), self.levels), dtype=np.int16)
+        errors = np.empty(len(embeddings), dtype=np.float32)
+        centroids = self.centroids.astype(np.float64)
+        for start in range(0, len(embeddings), CHUNK):
+            rows = slice(start, start + CHUNK)
+            sids[rows], errors[rows] = _quantise_chunk(embeddings[rows], centroids)
+            if progress is not None:
+                progress(min(start + CHUNK, len(embeddings)), len(embeddings))
+        return sids, errors
 
     def save(self, folder: Path) -> None:
         """Writes `codebooks.safetensors` into `folder`."""
@@ -75,23 +94,19 @@ class Codebooks:
             )
         return cls(centroids=centroids)
 
-    def _quantise(
-        self, embeddings: npt.NDArray[np.floating]
-    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float64]]:
-        dim = self.centroids.shape[2]
-        if embeddings.ndim != 2 or embeddings.shape[1] != dim:
-            raise EmbeddingsMismatch(found=f"shape {embeddings.shape}", wanted=f"[n, {dim}]")
-        if not np.isfinite(embeddings).all():
-            raise EmbeddingsMismatch(found="NaN or infinity", wanted="finite numbers")
-        residuals = embeddings.astype(np.float64)
-        sids = np.empty((len(embeddings), self.levels), dtype=np.int16)
-        for level, centroids in enumerate(self.centroids.astype(np.float64)):
-            for start in range(0, len(residuals), CHUNK):
-                part = residuals[start : start + CHUNK]
-                nearest = nearest_codes(part, centroids)
-                sids[start : start + CHUNK, level] = nearest
-                part -= centroids[nearest]
-        return sids, residuals
+
+def _quantise_chunk(
+    embeddings: npt.NDArray[np.floating], centroids: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    residuals = embeddings.astype(np.float64)
+    if not np.isfinite(residuals).all():
+        raise EmbeddingsMismatch(found="NaN or infinity", wanted="finite numbers")
+    sids = np.empty((len(residuals), len(centroids)), dtype=np.int16)
+    for level, of_level in enumerate(centroids):
+        nearest = nearest_codes(residuals, of_level)
+        sids[:, level] = nearest
+        residuals -= of_level[nearest]
+    return sids, (residuals**2).sum(axis=1).astype(np.float32)
 
 
 def nearest_codes(

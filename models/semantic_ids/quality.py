@@ -1,68 +1,125 @@
-"""The quality report of a tokenizer, in small (ALGORITHMS 1.4). numpy only.
+"""The quality report of a tokenizer (ALGORITHMS 1.4). numpy only.
 
-A lower reconstruction error does not mean fewer collisions: both are shown. Load balance (Gini,
-perplexity) is left out here.
+It is counted on the SIDs alone, so that it is the same for a fit of today and for an artifact that
+has grown since. A lower reconstruction error does not mean fewer collisions: both are shown.
+Shapes: n items, L levels, V codes a level.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from models.semantic_ids.assignment import Codebooks
-
 PERCENTILES = (50, 90, 99, 99.9)
+PERCENTILE_NAMES = ("P50", "P90", "P99", "P99.9", "max")
+CATEGORY_SEPARATOR = " > "
+CATEGORY_DEPTHS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelQuality:
+    """How one level's codes are used, whatever stands before them.
+
+    `coverage` = used prefixes of this length / V^length. `gini` of the items per code, unused codes
+    included: 0 is equal load. `perplexity` = exp(entropy of the codes in nats), at most V.
+    """
+
+    prefixes: int
+    coverage: float
+    codes_used: int
+    gini: float
+    perplexity: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityReport:
-    """`coverage[l]` = used prefixes of length l + 1 over V^(l + 1).
+    """`items_per_sid` holds P50, P90, P99, P99.9 and the maximum over the used SIDs.
 
-    `items_per_sid` holds P50, P90, P99, P99.9 and the maximum. `collision_rate` = share of items
-    that share their SID. `purity` = share of items in the largest category of their first code.
-    `reconstruction_error` = mean |residual|^2 / mean |embedding|^2.
+    `collision_rate` = share of items that share their SID. `purity[d]` = share of items that are in
+    the largest category of their first code, categories cut to their first d + 1 names; items
+    without a category are left out, and it is empty where no item has one.
+    `reconstruction_error` = sum |e - its centroids|^2 / sum |e|^2, None where the vectors are
+    unknown.
     """
 
     items: int
     distinct_sids: int
-    coverage: tuple[float, ...]
+    levels: tuple[LevelQuality, ...]
     items_per_sid: tuple[float, ...]
     collision_rate: float
-    purity: float
-    reconstruction_error: float
+    purity: tuple[float, ...]
+    reconstruction_error: float | None
 
 
 def quality_report(
-    codebooks: Codebooks, embeddings: npt.NDArray[np.floating], categories: Sequence[str]
+    sids: npt.NDArray[np.integer],
+    codes: int,
+    categories: Sequence[str],
+    *,
+    squared_errors: npt.NDArray[np.floating] | None = None,
+    squared_lengths: npt.NDArray[np.floating] | None = None,
 ) -> QualityReport:
-    """Returns the report of `codebooks` on items [n, D] with their categories, n >= 1.
+    """Returns the report of `sids` [n, L], n >= 1, whose codes lie in [0, codes).
 
-    Raises `EmbeddingsMismatch`.
+    `categories` are paths such as `Beauty > Makeup > Nails`; `squared_errors` and
+    `squared_lengths` [n] are |e - its centroids|^2 and |e|^2.
     """
-    sids = codebooks.assign(embeddings)
     sizes = np.unique(sids, axis=0, return_counts=True)[1]
-    residuals = codebooks.residuals(embeddings)
-    energy = float((embeddings.astype(np.float64) ** 2).sum())
+    error = None
+    if squared_errors is not None and squared_lengths is not None:
+        energy = float(squared_lengths.sum(dtype=np.float64))
+        error = float(squared_errors.sum(dtype=np.float64)) / max(energy, 1e-12)
     return QualityReport(
         items=len(sids),
         distinct_sids=len(sizes),
-        coverage=_coverage(sids, codebooks.codes),
+        levels=tuple(_level(sids, level, codes) for level in range(sids.shape[1])),
         items_per_sid=(*map(float, np.percentile(sizes, PERCENTILES)), float(sizes.max())),
         collision_rate=float(sizes[sizes > 1].sum() / len(sids)),
-        purity=_purity(sids[:, 0], categories),
-        reconstruction_error=float((residuals**2).sum()) / max(energy, 1e-12),
+        purity=_purity_by_depth(sids[:, 0], categories),
+        reconstruction_error=error,
     )
 
 
-def _coverage(sids: npt.NDArray[np.int16], codes: int) -> tuple[float, ...]:
-    lengths = range(1, sids.shape[1] + 1)
-    return tuple(len(np.unique(sids[:, :size], axis=0)) / float(codes) ** size for size in lengths)
+def gini(loads: npt.NDArray[np.integer]) -> float:
+    """Returns the Gini coefficient of loads [V], not all 0: 0 when equal, 1 - 1/V when one has
+    all.
+    """
+    ordered = np.sort(loads).astype(np.float64)
+    ranks = np.arange(1, len(ordered) + 1)
+    share = float((ranks * ordered).sum() / ordered.sum())
+    return (2 * share - len(ordered) - 1) / len(ordered)
 
 
-def _purity(first_codes: npt.NDArray[np.int16], categories: Sequence[str]) -> float:
-    by_code: dict[int, Counter[str]] = {}
-    for code, category in zip(first_codes.tolist(), categories, strict=True):
-        by_code.setdefault(code, Counter())[category] += 1
-    return sum(max(count.values()) for count in by_code.values()) / len(categories)
+def _level(sids: npt.NDArray[np.integer], level: int, codes: int) -> LevelQuality:
+    prefixes = len(np.unique(sids[:, : level + 1], axis=0))
+    loads = np.bincount(sids[:, level], minlength=codes)
+    shares = loads[loads > 0] / len(sids)
+    return LevelQuality(
+        prefixes=prefixes,
+        coverage=prefixes / float(codes) ** (level + 1),
+        codes_used=len(shares),
+        gini=gini(loads),
+        perplexity=float(np.exp(-(shares * np.log(shares)).sum())),
+    )
+
+
+def _purity_by_depth(
+    first_codes: npt.NDArray[np.integer], categories: Sequence[str]
+) -> tuple[float, ...]:
+    known = np.array([bool(category) for category in categories])
+    paths = [category.split(CATEGORY_SEPARATOR) for category in categories if category]
+    depths = range(1, 1 + min(CATEGORY_DEPTHS, max(map(len, paths), default=0)))
+    return tuple(
+        _purity(first_codes[known], [CATEGORY_SEPARATOR.join(path[:depth]) for path in paths])
+        for depth in depths
+    )
+
+
+def _purity(first_codes: npt.NDArray[np.integer], categories: Sequence[str]) -> float:
+    names = np.unique(np.array(categories), return_inverse=True)[1]
+    cells, counts = np.unique(np.stack([first_codes, names], 1), axis=0, return_counts=True)
+    largest: dict[int, int] = {}
+    for code, count in zip(cells[:, 0].tolist(), counts.tolist(), strict=True):
+        largest[code] = max(largest.get(code, 0), count)
+    return sum(largest.values()) / len(categories)

@@ -1,4 +1,4 @@
-"""RQ-KMeans, frozen assignment and the quality report."""
+"""RQ-KMeans and frozen assignment."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from models.semantic_ids.assignment import Codebooks, EmbeddingsMismatch
-from models.semantic_ids.quality import quality_report
 from models.semantic_ids.residual_kmeans import (
     CodebookConfigInvalid,
     ResidualKMeansConfig,
@@ -14,7 +13,6 @@ from models.semantic_ids.residual_kmeans import (
 )
 
 CONFIG = ResidualKMeansConfig(codes=8, iterations=10)
-CATEGORIES = [f"c{number % 6}" for number in range(300)]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +62,7 @@ def test_every_level_leaves_less_of_the_embedding(embeddings: np.ndarray) -> Non
     left = []
     for levels in (1, 2, 3):
         config = ResidualKMeansConfig(codes=8, iterations=10, levels=levels)
-        residuals = fit_codebooks(embeddings, config).residuals(embeddings)
-        left.append(float((residuals**2).sum()))
+        left.append(float(fit_codebooks(embeddings, config).quantise(embeddings)[1].sum()))
     assert left[0] > left[1] > left[2]
 
 
@@ -78,12 +75,13 @@ def test_saved_codebooks_assign_as_before(
     assert (loaded.levels, loaded.codes) == (3, 8)
 
 
-def test_a_catalogue_smaller_than_the_codebook_is_stored_exactly() -> None:
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_catalogue_smaller_than_the_codebook_is_stored_exactly(copies: int) -> None:
     items = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
-    small = fit_codebooks(np.concatenate([items, items]), CONFIG)
+    small = fit_codebooks(np.concatenate([items] * copies), CONFIG)
     sids = small.assign(items)
     assert len(np.unique(sids[:, 0])) == 5
-    np.testing.assert_allclose(small.residuals(items), 0, atol=1e-6)
+    np.testing.assert_allclose(small.quantise(items)[1], 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -103,34 +101,44 @@ def test_embeddings_of_another_encoder_are_refused(
 
 @pytest.mark.parametrize(
     ("config", "field"),
-    [(ResidualKMeansConfig(codes=0), "codes"), (ResidualKMeansConfig(levels=0), "levels")],
+    [
+        (ResidualKMeansConfig(codes=0), "codes"),
+        (ResidualKMeansConfig(levels=0), "levels"),
+        (ResidualKMeansConfig(points_per_code=0), "points_per_code"),
+    ],
 )
 def test_impossible_sizes_are_refused_by_name(config: ResidualKMeansConfig, field: str) -> None:
     with pytest.raises(CodebookConfigInvalid, match=field):
         fit_codebooks(np.zeros((3, 2)), config)
 
 
-def test_the_report_counts_what_a_hand_count_counts(
+def test_the_squared_error_is_what_the_sum_of_the_centroids_leaves(
     codebooks: Codebooks, embeddings: np.ndarray
 ) -> None:
-    twice = np.concatenate([embeddings, embeddings[:10]])
-    report = quality_report(codebooks, twice, CATEGORIES + CATEGORIES[:10])
-    sids = [tuple(sid) for sid in codebooks.assign(twice).tolist()]
-    shared = [sid for sid in sids if sids.count(sid) > 1]
-    assert report.items == 310
-    assert report.distinct_sids == len(set(sids))
-    assert report.collision_rate == pytest.approx(len(shared) / 310)
-    assert report.items_per_sid[-1] == max(sids.count(sid) for sid in sids)
-    assert report.coverage[0] == len({sid[0] for sid in sids}) / 8
-    assert report.coverage[2] == len(set(sids)) / 8**3
+    sids, errors = codebooks.quantise(embeddings)
+    for sid, error, embedding in zip(sids, errors, embeddings, strict=True):
+        rebuilt = sum(codebooks.centroids[level, code] for level, code in enumerate(sid))
+        assert error == pytest.approx(float(((embedding - rebuilt) ** 2).sum()), rel=1e-4)
 
 
-def test_purity_is_one_for_categories_far_apart_and_a_sixth_for_random_ones(
-    codebooks: Codebooks, embeddings: np.ndarray
+def test_a_large_catalogue_is_learnt_from_a_sample_and_assigned_in_full(
+    embeddings: np.ndarray,
 ) -> None:
-    told = quality_report(codebooks, embeddings, CATEGORIES)
-    rng = np.random.default_rng(0)
-    mixed = quality_report(codebooks, embeddings, rng.permutation(CATEGORIES).tolist())
-    assert told.purity > 0.95
-    assert mixed.purity < 0.4
-    assert 0 < told.reconstruction_error < 0.2
+    many = np.concatenate([embeddings] * 4)
+    config = ResidualKMeansConfig(codes=8, iterations=10, points_per_code=25)
+    sampled, again = fit_codebooks(many, config), fit_codebooks(many, config)
+    np.testing.assert_array_equal(sampled.centroids, again.centroids)
+    whole = fit_codebooks(many, ResidualKMeansConfig(codes=8, iterations=10))
+    assert not np.array_equal(sampled.centroids, whole.centroids)
+    energy = float((many**2).sum())
+    lost = [float(c.quantise(many)[1].sum()) / energy for c in (sampled, whole)]
+    assert lost[1] < lost[0] < lost[1] + 0.05
+
+
+def test_progress_is_told_for_each_level_and_each_chunk(embeddings: np.ndarray) -> None:
+    told: list[tuple[int, int]] = []
+    fitted = fit_codebooks(embeddings, CONFIG, lambda *so_far: told.append(so_far))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    told.clear()
+    fitted.quantise(np.concatenate([embeddings] * 4), lambda *so_far: told.append(so_far))
+    assert told == [(256 * chunk, 1_200) for chunk in range(1, 5)] + [(1_200, 1_200)]
