@@ -14,7 +14,7 @@ item.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -25,6 +25,9 @@ import torch
 from schemas.errors import OxygenRecError
 
 UNKNOWN = -1
+# Padded children of every node are looked up, not made, while they stay small (17 MiB a level): a
+# step's ten calls become three. Above it 8 bytes a SID matter more than 30 us.
+TABLE_ENTRIES = 1 << 20
 
 
 class ItemIndexInvalid(OxygenRecError):
@@ -53,21 +56,43 @@ class Level:
     """`codes` int16 [P_l]; the children of node i are [first_child[i], first_child[i + 1]), int32
     [P_l + 1].
 
-    `steps_K` = 0, 1, .. up to the largest degree of the level: known once a version, so that no
-    request asks for it.
+    `labels` are what stands below, in order: the next level's codes, int16, or the items' rows
+    behind the last level. `steps_K` = 0, 1, .. up to the largest degree: known once a version, so
+    that no request asks for it. `table`: the children of all nodes, if they are few.
     """
 
     codes: torch.Tensor
     first_child: torch.Tensor
+    labels: torch.Tensor
     steps_K: torch.Tensor
+    table: "Children | None" = None
+
+    def children(self, parents: torch.Tensor) -> "Children":
+        """Returns the children of nodes [...] of this level."""
+        if self.table is not None:
+            return Children(*(column_PK[parents] for column_PK in self.table))
+        edges_X2 = self.first_child.unfold(0, 2, 1)[parents].long()
+        nodes_XK = edges_X2[..., :1] + self.steps_K
+        end_X1 = edges_X2[..., 1:]
+        padding_XK = nodes_XK >= end_X1
+        nodes_XK = torch.minimum(nodes_XK, end_X1 - 1)
+        return Children(nodes_XK, self.labels[nodes_XK].long(), padding_XK)
+
+    def with_table(self) -> Self:
+        """Returns the level with the table of its children, where that is small enough."""
+        if len(self.codes) * len(self.steps_K) > TABLE_ENTRIES:
+            return self
+        return replace(self, table=self.children(torch.arange(len(self.codes))))
 
 
 class Children(NamedTuple):
-    """Children of some nodes, padded to the level's largest degree: places in the next level
-    [..., K] (padding repeats some real place) and which are padding.
+    """Children of some nodes, padded to the level's largest degree, all [..., K]: places in the
+    next level, int64, and what stands there (codes, or rows of items, int64); which are padding: it
+    repeats the last child.
     """
 
     nodes_XK: torch.Tensor
+    labels_XK: torch.Tensor
     padding_XK: torch.Tensor
 
 
@@ -212,18 +237,11 @@ class ItemIndex:
 
     def children(self, level: int, parents: torch.Tensor) -> Children:
         """Returns the children of nodes of `level` - 1: nodes of `level`."""
-        return _children(self.levels[level - 1], parents)
+        return self.levels[level - 1].children(parents)
 
     def leaf_items(self, leaves: torch.Tensor) -> Children:
         """Returns the items of the leaves: places in `leaf_rows_N`, in the order of SID and key."""
-        return _children(self.levels[-1], leaves)
-
-
-def _children(level: Level, parents: torch.Tensor) -> Children:
-    edges_X2 = level.first_child.unfold(0, 2, 1)[parents].long()
-    nodes_XK = edges_X2[..., :1] + level.steps_K
-    end_X1 = edges_X2[..., 1:]
-    return Children(torch.minimum(nodes_XK, end_X1 - 1), nodes_XK >= end_X1)
+        return self.levels[-1].children(leaves)
 
 
 def _numbers(sids: torch.Tensor, width: int) -> torch.Tensor:
@@ -249,13 +267,19 @@ def _build_levels(codes_NL: torch.Tensor) -> tuple[tuple[Level, ...], torch.Tens
         new_N[1:] |= ordered_NL[1:, level] != ordered_NL[:-1, level]
         starts.append(new_N.nonzero().squeeze(1))
     starts.append(torch.arange(len(codes_NL)))  # the children of a leaf are its items
+    codes = [ordered_NL[own, level] for level, own in enumerate(starts[:-1])]
+    labels = [*codes[1:], order_N]
     levels = []
     for level, (own, below) in enumerate(pairwise(starts)):
         edges = torch.cat([own, torch.tensor([len(codes_NL)])])
         first_child = torch.searchsorted(below, edges).to(torch.int32)
-        steps_K = torch.arange(int(first_child.diff().max()))
-        codes = ordered_NL[own, level]
-        levels.append(Level(codes=codes, first_child=first_child, steps_K=steps_K))
+        found = Level(
+            codes=codes[level],
+            first_child=first_child,
+            labels=labels[level],
+            steps_K=torch.arange(int(first_child.diff().max())),
+        )
+        levels.append(found.with_table())
     return tuple(levels), order_N
 
 

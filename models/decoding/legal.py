@@ -67,13 +67,14 @@ def child_logprobs(
 ) -> ScoredChildren:
     """Returns the children of `parents_X` (nodes of `level` - 1) with their log-probs."""
     children = index.children(level, parents_X)
-    codes_XK = index.levels[level].codes[children.nodes_XK].long()
     weight_VD, bias_V = head.weight_LVD[level], head.bias_LV[level]
     if semantics is ScoreSemantics.RAW:
         logprobs_XV = F.linear(states_XD, weight_VD, bias_V).log_softmax(dim=-1)
-        logprobs_XK = logprobs_XV.gather(-1, codes_XK).masked_fill(children.padding_XK, -torch.inf)
+        logprobs_XK = logprobs_XV.gather(-1, children.labels_XK).masked_fill(
+            children.padding_XK, -torch.inf
+        )
     else:
-        logits_XK = _logits(states_XD, weight_VD, bias_V, codes_XK)
+        logits_XK = _logits(states_XD, weight_VD, bias_V, children.labels_XK)
         logprobs_XK = logits_XK.masked_fill(children.padding_XK, -torch.inf).log_softmax(dim=-1)
     return ScoredChildren(logprobs_XK, children.nodes_XK)
 

@@ -29,11 +29,12 @@ INITIAL_STD = 0.1  # small beside normed item vectors, so that text leads before
 
 
 class RankedItems(NamedTuple):
-    """The items of finished beams, padded: places in `index.leaf_rows_N`, `log P(item | SID)` (-inf
-    on padding), both [B, W, I].
+    """The items of finished beams, padded: places in the order of SID and key, rows of the index,
+    `log P(item | SID)` (-inf on padding), all [B, W, I].
     """
 
     places_BWI: torch.Tensor
+    rows_BWI: torch.Tensor
     logprobs_BWI: torch.Tensor
 
 
@@ -129,8 +130,7 @@ class Generator(nn.Module):
         With `vectors_ND` at hand every item is scored by one product: cheaper than gathering the
         vectors of the leaves' items, which are W * I of N.
         """
-        places_BWI, padding_BWI = index.leaf_items(leaves_BW)
-        rows_BWI = index.leaf_rows_N[places_BWI]
+        places_BWI, rows_BWI, padding_BWI = index.leaf_items(leaves_BW)
         query_BD = self.item_query(decoding.first_BD) / math.sqrt(self.config.width)
         if vectors_ND is None:
             scores_BWI = (self.items(rows_BWI, index) @ query_BD[:, None, :, None]).squeeze(-1)
@@ -138,7 +138,7 @@ class Generator(nn.Module):
             scores_BN = query_BD @ vectors_ND.T
             scores_BWI = scores_BN.gather(1, rows_BWI.flatten(1)).view(rows_BWI.shape)
         scores_BWI = scores_BWI.masked_fill(padding_BWI, -torch.inf)
-        return RankedItems(places_BWI, scores_BWI.log_softmax(dim=-1))
+        return RankedItems(places_BWI, rows_BWI, scores_BWI.log_softmax(dim=-1))
 
     def item_scores(
         self, decoding: Decoding, index: ItemIndex, rows_N: torch.Tensor

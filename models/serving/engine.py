@@ -96,7 +96,7 @@ def _best_items(
     and item key.
     """
     places_BX = ranked.places_BWI.flatten(1)
-    rows_BX = index.leaf_rows_N[places_BX]
+    rows_BX = ranked.rows_BWI.flatten(1)
     scores_BX = (found.scores_BW.unsqueeze(2) + ranked.logprobs_BWI).flatten(1)
     scores_BX = scores_BX.where(masks.eligible_BN.gather(1, rows_BX), -torch.inf)
     best_BM = best_places(scores_BX, places_BX, beams)

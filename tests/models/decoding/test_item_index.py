@@ -1,5 +1,7 @@
 """The item index against dictionaries."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -40,13 +42,14 @@ def test_children_are_the_longer_prefixes_and_leaves_hold_their_items(
     for length in range(1, index.depth):
         parents = sorted({sid[:length] for sid in sids})
         longer = sorted({sid[: length + 1] for sid in sids})
-        nodes, padding = index.children(length, torch.arange(len(parents)))
+        nodes, codes, padding = index.children(length, torch.arange(len(parents)))
+        assert torch.equal(codes, index.levels[length].codes[nodes].long())
         for parent, row, mask in zip(parents, nodes.tolist(), padding.tolist(), strict=True):
             own = [node for node, padded in zip(row, mask, strict=True) if not padded]
             assert [longer[node] for node in own] == [p for p in longer if p[:-1] == parent]
     leaves = sorted(set(sids))
-    places, padding = index.leaf_items(torch.arange(len(leaves)))
-    rows = index.leaf_rows_N[places]
+    places, rows, padding = index.leaf_items(torch.arange(len(leaves)))
+    assert torch.equal(rows, index.leaf_rows_N[places])
     for leaf, row, mask in zip(leaves, rows.tolist(), padding.tolist(), strict=True):
         items = [item for item, padded in zip(row, mask, strict=True) if not padded]
         assert items == [item for item, sid in enumerate(sids) if sid == leaf]
@@ -109,6 +112,17 @@ def test_rows_follow_the_keys_whatever_the_order_they_came_in() -> None:
     ]  # fmt: skip
     assert index.sid_of(30) == (3,)
     assert index.sid_of(31) is None
+
+
+@given(SIDS)
+def test_children_are_the_same_looked_up_or_made(sids: list[tuple[int, ...]]) -> None:
+    for level in build(sids).levels:
+        nodes = torch.arange(len(level.codes)).expand(2, -1)
+        assert level.table is not None
+        for looked_up, made in zip(
+            level.children(nodes), replace(level, table=None).children(nodes), strict=True
+        ):
+            assert torch.equal(looked_up, made)
 
 
 def test_structure_takes_two_bytes_a_leaf_and_six_an_inner_node() -> None:
