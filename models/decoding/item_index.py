@@ -111,7 +111,7 @@ class ItemIndex:
 
     `keys_N` int64, `codes_NL` int16, `content_NC` fp16, `in_stock_N` bool, `scenarios_KN` bool (a
     row a scenario). `leaf_rows_N` int64 holds the rows in SID order: the items of a leaf are a
-    slice of it. `paths_NJ` int64 are an item's J = L + 1 places on the axis T: its nodes, itself.
+    slice of it. `paths_NJ` int32 are an item's J = L + 1 places on the axis T: its nodes, itself.
     `counts_KT` int32: eligible items at or below each place.
     """
 
@@ -289,10 +289,10 @@ def _paths(levels: Sequence[Level], leaf_rows_N: torch.Tensor) -> torch.Tensor:
     for level in reversed(levels):
         parent = torch.arange(len(level.codes)).repeat_interleave(level.first_child.long().diff())
         places.append(parent[places[-1]])
-    paths_NJ = torch.empty(count, len(places), dtype=torch.int64)
+    paths_NJ = torch.empty(count, len(places), dtype=torch.int32)
     start = 0
     for number, (own, level) in enumerate(zip(places[:0:-1], levels, strict=True)):
-        paths_NJ[leaf_rows_N, number] = own + start
+        paths_NJ[leaf_rows_N, number] = (own + start).int()
         start += len(level.codes)
     paths_NJ[:, -1] = torch.arange(start, start + count)
     return paths_NJ
@@ -301,7 +301,7 @@ def _paths(levels: Sequence[Level], leaf_rows_N: torch.Tensor) -> torch.Tensor:
 def _counts(paths_NJ: torch.Tensor, eligible_KN: torch.Tensor) -> torch.Tensor:
     counts_KT = torch.zeros(len(eligible_KN), int(paths_NJ.max()) + 1, dtype=torch.int32)
     for column in paths_NJ.unbind(1):
-        counts_KT.scatter_add_(1, column.expand_as(eligible_KN), eligible_KN.int())
+        counts_KT.scatter_add_(1, column.long().expand_as(eligible_KN), eligible_KN.int())
     return counts_KT
 
 
