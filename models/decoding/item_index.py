@@ -199,6 +199,26 @@ class ItemIndex:
         row = int(self.rows_of(torch.tensor([item_key])))
         return None if row == UNKNOWN else tuple(self.codes_NL[row].tolist())
 
+    def with_stock(self, keys: torch.Tensor, in_stock: torch.Tensor) -> Self:
+        """Returns the index with the stock of items `keys` [X] changed; this one stays as it is.
+
+        O(L) a changed item beside one copy of the counts. Unknown keys change nothing; of a
+        repeated key the last value holds.
+        """
+        rows_X = self._rows(keys.numpy())
+        known_X = rows_X != UNKNOWN
+        before_N, after_N = self.in_stock_N.numpy(), self.in_stock_N.numpy().copy()
+        after_N[rows_X[known_X]] = in_stock.numpy()[known_X]
+        changed_C = np.unique(rows_X[known_X])
+        change_C = after_N[changed_C].astype(np.int32) - before_N[changed_C]
+        counts_KT = self.counts_KT.numpy().copy()
+        for counts_T, shown_N in zip(counts_KT, self.scenarios_KN.numpy(), strict=True):
+            own_C1 = (change_C * shown_N[changed_C])[:, None]
+            np.add.at(counts_T, self.paths_NJ.numpy()[changed_C], own_C1)
+        return replace(
+            self, in_stock_N=torch.from_numpy(after_N), counts_KT=torch.from_numpy(counts_KT)
+        )
+
     def masks(self, scenario_B: torch.Tensor, excluded_BE: torch.Tensor) -> Masks:
         """Returns what each request may be given: in stock, of its scenario, not excluded.
 

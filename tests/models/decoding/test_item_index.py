@@ -78,6 +78,29 @@ def test_a_node_is_alive_iff_an_eligible_item_stands_below(
             assert level[request].tolist() == [prefix in below for prefix in prefixes]
 
 
+@given(SIDS, st.data())
+def test_a_change_of_stock_is_the_index_built_anew_and_leaves_the_old_one_alone(
+    sids: list[tuple[int, ...]], data: st.DataObject
+) -> None:
+    flags = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
+    stock, *shown = (data.draw(flags) for _ in range(3))
+    old = build(sids, in_stock=torch.tensor(stock), scenarios=torch.tensor(shown))
+    kept = old.counts_KT.clone()
+    keys = st.sampled_from([3, *old.keys_N.tolist()])  # 3: an item nobody knows
+    changes = data.draw(st.lists(st.tuples(keys, st.booleans()), max_size=12))
+    after = {**dict(zip(old.keys_N.tolist(), stock, strict=True)), **dict(changes)}
+    after.pop(3, None)
+    new = old.with_stock(
+        torch.tensor([key for key, _ in changes], dtype=torch.int64),
+        torch.tensor([there for _, there in changes], dtype=torch.bool),
+    )
+    wanted = build(sids, in_stock=torch.tensor(list(after.values())), scenarios=torch.tensor(shown))
+    assert torch.equal(new.counts_KT, wanted.counts_KT)
+    assert torch.equal(new.in_stock_N, wanted.in_stock_N)
+    assert torch.equal(old.counts_KT, kept)
+    assert old.in_stock_N.tolist() == stock
+
+
 def test_masks_of_one_request_leave_the_next_ones_alone() -> None:
     index = build([(0,), (1,)])
     for excluded in ([[100]], [[UNKNOWN]]):
