@@ -1,23 +1,30 @@
 """Prefix-constrained beam search over the live catalogue (ALGORITHMS 5; xGR, OxygenREC section
 3.2).
 
-Exact: the masks are applied before any top-k, a parent keeps min(W, degree) children before the
-best W of all are kept, and of equal scores the smaller SID wins. Every returned SID exists and
-holds an eligible item; min(W, live SIDs) are returned, for each node that may be taken has a live
-leaf below it. Scores are not renormalised by masks. No Python loop over beams or nodes, one over
-the L levels; step 0 runs at width 1.
+Exact: the masks are applied before any top-k, nothing is dropped before the best W of all children
+are kept, and of equal scores the smaller SID wins: a node's id is its place in SID order, and the
+id is part of what is compared. Every returned SID exists and holds an eligible item; min(W, live
+SIDs) are returned, for each node that may be taken has a live leaf below it. Scores are not
+renormalised by masks. No Python loop over beams or nodes, one over the L levels; step 0 runs at
+width 1.
 
 Legend: B requests, W beams, K children of a beam (padded), P nodes of a level, L levels, D width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 
 from models.decoding.item_index import ItemIndex
-from models.decoding.legal import CodeHead, child_logprobs, root_logprobs
+from models.decoding.legal import (
+    CodeHead,
+    ScoredChildren,
+    ScoreSemantics,
+    child_logprobs,
+    root_logprobs,
+)
 
 
 class BeamStates(Protocol):
@@ -40,8 +47,8 @@ class SearchResult:
     """Finished beams by falling score, equal ones by SID. `live_BW` is False where fewer than W
     SIDs are live.
 
-    `leaves_BW` are leaf ids of the index, `logprobs_BWL` the `legal` log-probs of the codes,
-    `scores_BW` their sum.
+    `leaves_BW` are leaf ids of the index, `logprobs_BWL` the log-probs of the codes under the
+    search's score semantics, `scores_BW` their sum.
     """
 
     leaves_BW: torch.Tensor
@@ -54,76 +61,75 @@ class SearchResult:
         return torch.isfinite(self.scores_BW)
 
 
+class Beams(NamedTuple):
+    """Prefixes of one length: their nodes, the places of the prefixes they continue, both [B, W];
+    their codes' log-probs [B, W, length].
+    """
+
+    nodes_BW: torch.Tensor
+    parents_BW: torch.Tensor
+    logprobs_BWL: torch.Tensor
+
+    @classmethod
+    def first(cls, logprobs_BP: torch.Tensor, chosen_BW: torch.Tensor) -> Self:
+        """Returns the chosen nodes of the first level."""
+        own_BW1 = logprobs_BP.gather(1, chosen_BW).unsqueeze(2)
+        return cls(chosen_BW, torch.zeros_like(chosen_BW), own_BW1)
+
+    def children(
+        self, states: BeamStates, head: CodeHead, index: ItemIndex, semantics: ScoreSemantics
+    ) -> ScoredChildren:
+        """Returns all children [B, W, K]; the decoder takes one step."""
+        length = self.logprobs_BWL.shape[2]
+        codes_BW = index.levels[length - 1].codes[self.nodes_BW].int()
+        states_BWD = states.advance(length - 1, codes_BW, self.parents_BW)
+        return child_logprobs(states_BWD, head, index, length, self.nodes_BW, semantics)
+
+    def follow(self, children: ScoredChildren, chosen_BW: torch.Tensor) -> Self:
+        """Returns the children at places `chosen_BW` of [W * K]."""
+        parents_BW = chosen_BW // children.nodes_XK.shape[2]
+        own_BW1 = children.logprobs_XK.flatten(1).gather(1, chosen_BW).unsqueeze(2)
+        before_BWL = parents_BW.unsqueeze(2).expand(-1, -1, self.logprobs_BWL.shape[2])
+        logprobs_BWL = torch.cat([self.logprobs_BWL.gather(1, before_BWL), own_BW1], dim=2)
+        nodes_BW = children.nodes_XK.flatten(1).gather(1, chosen_BW)
+        return type(self)(nodes_BW, parents_BW, logprobs_BWL)
+
+
 def beam_search(
     states: BeamStates,
     head: CodeHead,
     index: ItemIndex,
     alive: Sequence[torch.Tensor],
     beams: int,
+    semantics: ScoreSemantics = ScoreSemantics.LEGAL,
 ) -> SearchResult:
-    """Returns the best `beams` SIDs of every request; `alive` is `index.alive(...)`, bool [B, P_l]
-    a level.
-    """
-    legal_BP = root_logprobs(states.first_BD, head, index)
-    open_BP = legal_BP.masked_fill(~alive[0], -torch.inf)
-    nodes_BW = first_best(open_BP, beams)
-    scores_BW = open_BP.gather(1, nodes_BW)
-    logprobs_BWL = legal_BP.gather(1, nodes_BW).unsqueeze(2)
-    codes_BW = index.levels[0].codes[nodes_BW]
-    parents_BW = torch.zeros_like(nodes_BW)
+    """Returns the best `beams` SIDs of every request; `alive` is `index.masks(...).alive`."""
+    logprobs_BP = root_logprobs(states.first_BD, head, index, semantics)
+    scores_BX = logprobs_BP.where(alive[0], -torch.inf)
+    chosen_BW = best_places(scores_BX, torch.arange(scores_BX.shape[1]), beams)
+    kept = Beams.first(logprobs_BP, chosen_BW)
     for level in range(1, index.depth):
-        states_BWD = states.advance(level - 1, codes_BW, parents_BW)
-        children = child_logprobs(states_BWD, head, index, level, nodes_BW)
-        below_BWK = children.nodes_XK
-        taken_BWK = alive[level].gather(1, below_BWK.flatten(1)).view_as(below_BWK)
-        open_BWK = children.logprobs_XK.masked_fill(~taken_BWK, -torch.inf)
-        chosen_BW = _best_children(open_BWK + scores_BW.unsqueeze(2), beams)
-        parents_BW = chosen_BW // below_BWK.shape[2]
-        nodes_BW = below_BWK.flatten(1).gather(1, chosen_BW)
-        codes_BW = children.codes_XK.flatten(1).gather(1, chosen_BW)
-        own_BW1 = children.logprobs_XK.flatten(1).gather(1, chosen_BW).unsqueeze(2)
+        children = kept.children(states, head, index, semantics)
+        below_BX = children.nodes_XK.flatten(1)
         # Scores carry the masks: -inf once, -inf for ever. Log-probs are the structure's, unmasked.
-        scores_BW = scores_BW.gather(1, parents_BW) + open_BWK.flatten(1).gather(1, chosen_BW)
-        kept_BWL = logprobs_BWL.gather(1, _along(parents_BW, logprobs_BWL))
-        logprobs_BWL = torch.cat([kept_BWL, own_BW1], dim=2)
-    order_BW = scores_BW.sort(dim=1, descending=True, stable=True).indices
+        scores_BW1 = scores_BX.gather(1, chosen_BW).unsqueeze(2)
+        totals_BX = (children.logprobs_XK + scores_BW1).flatten(1)
+        scores_BX = totals_BX.where(alive[level].gather(1, below_BX), -torch.inf)
+        chosen_BW = best_places(scores_BX, below_BX, beams)
+        kept = kept.follow(children, chosen_BW)
+    scores_BW = scores_BX.gather(1, chosen_BW)
     return SearchResult(
-        leaves_BW=nodes_BW.gather(1, order_BW),
-        logprobs_BWL=logprobs_BWL.gather(1, _along(order_BW, logprobs_BWL)),
-        scores_BW=scores_BW.gather(1, order_BW),
+        leaves_BW=kept.nodes_BW, logprobs_BWL=kept.logprobs_BWL, scores_BW=scores_BW
     )
 
 
-def first_best(scores_XP: torch.Tensor, count: int) -> torch.Tensor:
-    """Returns the places of the `count` largest of each row in rising order; of equal ones the
-    first are taken.
+def best_places(scores_BX: torch.Tensor, ids_BX: torch.Tensor, count: int) -> torch.Tensor:
+    """Returns the places of the `count` largest float32 scores of each row, falling; of equal ones
+    the smaller id (int64, 0 to 2^31 - 1) stands first. No score may be above 0.
 
-    (`topk` leaves open which of equal scores it takes: its threshold is used, not its places.)
+    One `topk` over whole numbers that order as (-score, id): the bits of a float that is not
+    negative rise with it. (`topk` on the scores leaves open which of equal ones it takes.)
     """
-    size = scores_XP.shape[-1]
-    count = min(count, size)
-    if count == size:
-        return torch.arange(size).expand(scores_XP.shape)
-    least_X1 = scores_XP.topk(count, dim=-1).values[..., -1:]
-    above_XP = scores_XP > least_X1
-    equal_XP = scores_XP == least_X1
-    missing_X1 = count - above_XP.sum(dim=-1, keepdim=True)
-    taken_XP = above_XP | (equal_XP & (equal_XP.cumsum(dim=-1) <= missing_X1))
-    return taken_XP.nonzero()[:, -1].view(*scores_XP.shape[:-1], count)
-
-
-def _best_children(totals_BWK: torch.Tensor, beams: int) -> torch.Tensor:
-    """Returns places in [W * K], rising: beams stand in SID order, so rising places are rising
-    SIDs.
-    """
-    degree = totals_BWK.shape[2]
-    if degree <= beams:
-        return first_best(totals_BWK.flatten(1), beams)
-    own_BWX = first_best(totals_BWK, beams)
-    best_BW = first_best(totals_BWK.gather(2, own_BWX).flatten(1), beams)
-    start_W1 = (torch.arange(totals_BWK.shape[1]) * degree).unsqueeze(1)
-    return (own_BWX + start_W1).flatten(1).gather(1, best_BW)
-
-
-def _along(order_BW: torch.Tensor, values_BWL: torch.Tensor) -> torch.Tensor:
-    return order_BW.unsqueeze(2).expand(-1, -1, values_BWL.shape[2])
+    bits_BX = (0.0 - scores_BX).view(torch.int32)  # never -0.0, which is equal to 0.0
+    keys_BX = bits_BX.long().mul_(1 << 32).add_(ids_BX)
+    return keys_BX.topk(min(count, keys_BX.shape[1]), dim=1, largest=False).indices

@@ -5,21 +5,29 @@ Level-wise CSR with implicit children (ALGORITHMS 5): the distinct SIDs stand so
 keeps one code per distinct prefix (int16) and where its children begin in the next level (int32),
 so that a node's id is its position and no next-state column is needed. The last level's children
 are items. The structure never changes within one index: stock, scenarios and requests only say
-which nodes are alive.
+which nodes are alive, by the number of eligible items below each: a request takes its exclusions
+off those counts in one scatter, O(L) an item, and never walks the catalogue.
 
-N items, P_l distinct prefixes of length l + 1, L levels, C content dimensions, B requests.
+N items, P_l distinct prefixes of length l + 1, L levels, C content dimensions, B requests, K
+scenarios or (padded) children, E excluded items, T = P_0 + .. + P_L-1 + N: every node, then every
+item.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from schemas.errors import OxygenRecError
 
 UNKNOWN = -1
+# Padded children of every node are looked up, not made, while they stay small (17 MiB a level): a
+# step's ten calls become three. Above it 8 bytes a SID matter more than 30 us.
+TABLE_ENTRIES = 1 << 20
 
 
 class ItemIndexInvalid(OxygenRecError):
@@ -47,10 +55,54 @@ class UnknownSemanticId(OxygenRecError):
 class Level:
     """`codes` int16 [P_l]; the children of node i are [first_child[i], first_child[i + 1]), int32
     [P_l + 1].
+
+    `labels` are what stands below, in order: the next level's codes, int16, or the items' rows
+    behind the last level. `steps_K` = 0, 1, .. up to the largest degree: known once a version, so
+    that no request asks for it. `table`: the children of all nodes, if they are few.
     """
 
     codes: torch.Tensor
     first_child: torch.Tensor
+    labels: torch.Tensor
+    steps_K: torch.Tensor
+    table: "Children | None" = None
+
+    def children(self, parents: torch.Tensor) -> "Children":
+        """Returns the children of nodes [...] of this level."""
+        if self.table is not None:
+            return Children(*(column_PK[parents] for column_PK in self.table))
+        edges_X2 = self.first_child.unfold(0, 2, 1)[parents].long()
+        nodes_XK = edges_X2[..., :1] + self.steps_K
+        end_X1 = edges_X2[..., 1:]
+        padding_XK = nodes_XK >= end_X1
+        nodes_XK = torch.minimum(nodes_XK, end_X1 - 1)
+        return Children(nodes_XK, self.labels[nodes_XK].long(), padding_XK)
+
+    def with_table(self) -> Self:
+        """Returns the level with the table of its children, where that is small enough."""
+        if len(self.codes) * len(self.steps_K) > TABLE_ENTRIES:
+            return self
+        return replace(self, table=self.children(torch.arange(len(self.codes))))
+
+
+class Children(NamedTuple):
+    """Children of some nodes, padded to the level's largest degree, all [..., K]: places in the
+    next level, int64, and what stands there (codes, or rows of items, int64); which are padding: it
+    repeats the last child.
+    """
+
+    nodes_XK: torch.Tensor
+    labels_XK: torch.Tensor
+    padding_XK: torch.Tensor
+
+
+class Masks(NamedTuple):
+    """What a batch of requests may be given: `alive` bool [B, P_l] a level (an eligible item stands
+    below the node), `eligible_BN` bool by row.
+    """
+
+    alive: tuple[torch.Tensor, ...]
+    eligible_BN: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +110,9 @@ class ItemIndex:
     """The catalogue at one offset of `semantic-ids`, immutable. Rows follow the sorted item keys.
 
     `keys_N` int64, `codes_NL` int16, `content_NC` fp16, `in_stock_N` bool, `scenarios_KN` bool (a
-    row a scenario). `leaf_rows_N` int32 holds the rows in SID order: the items of a leaf are a
-    slice of it.
+    row a scenario). `leaf_rows_N` int64 holds the rows in SID order: the items of a leaf are a
+    slice of it. `paths_NJ` int32 are an item's J = L + 1 places on the axis T: its nodes, itself.
+    `counts_KT` int32: eligible items at or below each place.
     """
 
     keys_N: torch.Tensor
@@ -69,6 +122,8 @@ class ItemIndex:
     scenarios_KN: torch.Tensor
     levels: tuple[Level, ...]
     leaf_rows_N: torch.Tensor
+    paths_NJ: torch.Tensor
+    counts_KT: torch.Tensor
 
     @classmethod
     def build(
@@ -96,14 +151,18 @@ class ItemIndex:
             raise ItemIndexInvalid(field="keys", found=f"{twice} twice", wanted="distinct keys")
         codes_NL = codes[order_N].to(torch.int16)
         levels, leaf_rows_N = _build_levels(codes_NL)
+        stock_N, shown_KN = stock[order_N], shown[:, order_N]
+        paths_NJ = _paths(levels, leaf_rows_N)
         return cls(
             keys_N=keys_N,
             codes_NL=codes_NL,
             content_NC=content[order_N].to(torch.float16),
-            in_stock_N=stock[order_N],
-            scenarios_KN=shown[:, order_N],
+            in_stock_N=stock_N,
+            scenarios_KN=shown_KN,
             levels=levels,
             leaf_rows_N=leaf_rows_N,
+            paths_NJ=paths_NJ,
+            counts_KT=_counts(paths_NJ, shown_KN & stock_N),
         )
 
     @property
@@ -112,50 +171,71 @@ class ItemIndex:
         return len(self.levels)
 
     @property
+    def sizes(self) -> list[int]:
+        """P_0, .., P_L-1, N: the parts of the axis T."""
+        return [*(len(level.codes) for level in self.levels), len(self.keys_N)]
+
+    @property
     def sids(self) -> torch.Tensor:
         """The distinct SIDs in order, int16 [P_L-1, L]: position = leaf id."""
         first = self.levels[-1].first_child[:-1].long()
-        return self.codes_NL[self.leaf_rows_N[first].long()]
+        return self.codes_NL[self.leaf_rows_N[first]]
 
     def rows_of(self, keys: torch.Tensor) -> torch.Tensor:
         """Returns the row of each item key, int64 of the same shape; `UNKNOWN` (-1) where there is
         none.
         """
-        place = torch.searchsorted(self.keys_N, keys).clamp(max=len(self.keys_N) - 1)
-        return torch.where(self.keys_N[place] == keys, place, UNKNOWN)
+        return torch.from_numpy(self._rows(keys.numpy()))
+
+    def _rows(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """`rows_of` on the host, where a call costs a fifth of a tensor's."""
+        known = self.keys_N.numpy()
+        place = np.minimum(known.searchsorted(keys), len(known) - 1)
+        place[known[place] != keys] = UNKNOWN
+        return place
 
     def sid_of(self, item_key: int) -> tuple[int, ...] | None:
         """Returns the item's SID, or None for an item this index does not hold."""
         row = int(self.rows_of(torch.tensor([item_key])))
         return None if row == UNKNOWN else tuple(self.codes_NL[row].tolist())
 
-    def eligible(self, scenario_B: torch.Tensor, excluded_BE: torch.Tensor) -> torch.Tensor:
-        """Returns which items each request may be given, bool [B, N]: in stock, of its scenario,
-        not excluded.
+    def with_stock(self, keys: torch.Tensor, in_stock: torch.Tensor) -> Self:
+        """Returns the index with the stock of items `keys` [X] changed; this one stays as it is.
 
-        `excluded_BE` holds item keys; keys this index does not hold (padding -1 among them) change
-        nothing.
+        O(L) a changed item beside one copy of the counts. Unknown keys change nothing; of a
+        repeated key the last value holds.
         """
-        eligible_BN = self.scenarios_KN[scenario_B] & self.in_stock_N
-        rows_BE = self.rows_of(excluded_BE)
-        keep_BN = torch.ones(len(eligible_BN), len(self.keys_N) + 1, dtype=torch.bool)
-        keep_BN.scatter_(1, torch.where(rows_BE == UNKNOWN, len(self.keys_N), rows_BE), False)
-        return eligible_BN & keep_BN[:, :-1]
+        rows_X = self._rows(keys.numpy())
+        known_X = rows_X != UNKNOWN
+        before_N, after_N = self.in_stock_N.numpy(), self.in_stock_N.numpy().copy()
+        after_N[rows_X[known_X]] = in_stock.numpy()[known_X]
+        changed_C = np.unique(rows_X[known_X])
+        change_C = after_N[changed_C].astype(np.int32) - before_N[changed_C]
+        counts_KT = self.counts_KT.numpy().copy()
+        for counts_T, shown_N in zip(counts_KT, self.scenarios_KN.numpy(), strict=True):
+            own_C1 = (change_C * shown_N[changed_C])[:, None]
+            np.add.at(counts_T, self.paths_NJ.numpy()[changed_C], own_C1)
+        return replace(
+            self, in_stock_N=torch.from_numpy(after_N), counts_KT=torch.from_numpy(counts_KT)
+        )
 
-    def alive(self, eligible_BN: torch.Tensor) -> list[torch.Tensor]:
-        """Returns per level which nodes may be taken, bool [B, P_l]: an eligible item stands below.
+    def masks(self, scenario_B: torch.Tensor, excluded_BE: torch.Tensor) -> Masks:
+        """Returns what each request may be given: in stock, of its scenario, not excluded.
 
-        Segment counts by prefix sums, O(N) a request and without a loop over nodes.
+        `excluded_BE` holds item keys; keys this index does not hold (padding -1 among them) and
+        repeated ones change nothing.
         """
-        below_BX = eligible_BN[:, self.leaf_rows_N.long()]
-        alive: list[torch.Tensor] = []
-        for level in reversed(self.levels):
-            sums_BX = torch.zeros(len(below_BX), below_BX.shape[1] + 1, dtype=torch.int32)
-            torch.cumsum(below_BX, dim=1, dtype=torch.int32, out=sums_BX[:, 1:])
-            edge_BP = sums_BX[:, level.first_child.long()]
-            below_BX = edge_BP[:, 1:] > edge_BP[:, :-1]
-            alive.append(below_BX)
-        return alive[::-1]
+        counts_BT = self.counts_KT.numpy()[scenario_B.numpy()]
+        rows_BE = self._rows(excluded_BE.numpy())
+        rows_BE.sort(axis=1)  # unknown ones first, repeated ones beside each other
+        fresh_BE = rows_BE != UNKNOWN
+        fresh_BE[:, 1:] &= rows_BE[:, 1:] != rows_BE[:, :-1]
+        number, column = fresh_BE.nonzero()
+        places_XJ = self.paths_NJ.numpy()[rows_BE[number, column]]
+        offered_X = counts_BT[number, places_XJ[:, -1]]  # 1 or 0: the items' own places
+        np.subtract.at(counts_BT, (number[:, None], places_XJ), offered_X[:, None])
+        *alive, eligible_BN = torch.from_numpy(counts_BT > 0).split(self.sizes, dim=1)
+        return Masks(tuple(alive), eligible_BN)
 
     def nodes_of(self, sids_XL: torch.Tensor) -> torch.Tensor:
         """Returns the node of every prefix of the SIDs [..., L], int64 of the same shape.
@@ -175,26 +255,13 @@ class ItemIndex:
             nodes.append(torch.searchsorted(level.first_child.long(), nodes[-1], right=True) - 1)
         return torch.stack(nodes[::-1], dim=1).reshape(sids_XL.shape)
 
-    def children(self, level: int, parents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the children of nodes of `level` - 1, padded: node ids [..., K] of `level`, and
-        which are real.
+    def children(self, level: int, parents: torch.Tensor) -> Children:
+        """Returns the children of nodes of `level` - 1: nodes of `level`."""
+        return self.levels[level - 1].children(parents)
 
-        K is the largest degree among the parents; padding repeats the last child.
-        """
-        return _slices(self.levels[level - 1].first_child, parents)
-
-    def leaf_items(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the rows of the leaves' items, padded, [..., K], and which are real."""
-        places, real = _slices(self.levels[-1].first_child, leaves)
-        return self.leaf_rows_N[places].long(), real
-
-
-def _slices(first_child: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    first = first_child[nodes].long()
-    degree = first_child[nodes + 1].long() - first
-    steps = torch.arange(int(degree.max()))
-    real = steps < degree.unsqueeze(-1)
-    return first.unsqueeze(-1) + torch.minimum(steps, degree.unsqueeze(-1) - 1), real
+    def leaf_items(self, leaves: torch.Tensor) -> Children:
+        """Returns the items of the leaves: places in `leaf_rows_N`, in the order of SID and key."""
+        return self.levels[-1].children(leaves)
 
 
 def _numbers(sids: torch.Tensor, width: int) -> torch.Tensor:
@@ -220,12 +287,42 @@ def _build_levels(codes_NL: torch.Tensor) -> tuple[tuple[Level, ...], torch.Tens
         new_N[1:] |= ordered_NL[1:, level] != ordered_NL[:-1, level]
         starts.append(new_N.nonzero().squeeze(1))
     starts.append(torch.arange(len(codes_NL)))  # the children of a leaf are its items
+    codes = [ordered_NL[own, level] for level, own in enumerate(starts[:-1])]
+    labels = [*codes[1:], order_N]
     levels = []
     for level, (own, below) in enumerate(pairwise(starts)):
         edges = torch.cat([own, torch.tensor([len(codes_NL)])])
         first_child = torch.searchsorted(below, edges).to(torch.int32)
-        levels.append(Level(codes=ordered_NL[own, level], first_child=first_child))
-    return tuple(levels), order_N.to(torch.int32)
+        found = Level(
+            codes=codes[level],
+            first_child=first_child,
+            labels=labels[level],
+            steps_K=torch.arange(int(first_child.diff().max())),
+        )
+        levels.append(found.with_table())
+    return tuple(levels), order_N
+
+
+def _paths(levels: Sequence[Level], leaf_rows_N: torch.Tensor) -> torch.Tensor:
+    count = len(leaf_rows_N)
+    places = [torch.arange(count)]
+    for level in reversed(levels):
+        parent = torch.arange(len(level.codes)).repeat_interleave(level.first_child.long().diff())
+        places.append(parent[places[-1]])
+    paths_NJ = torch.empty(count, len(places), dtype=torch.int32)
+    start = 0
+    for number, (own, level) in enumerate(zip(places[:0:-1], levels, strict=True)):
+        paths_NJ[leaf_rows_N, number] = (own + start).int()
+        start += len(level.codes)
+    paths_NJ[:, -1] = torch.arange(start, start + count)
+    return paths_NJ
+
+
+def _counts(paths_NJ: torch.Tensor, eligible_KN: torch.Tensor) -> torch.Tensor:
+    counts_KT = torch.zeros(len(eligible_KN), int(paths_NJ.max()) + 1, dtype=torch.int32)
+    for column in paths_NJ.unbind(1):
+        counts_KT.scatter_add_(1, column.long().expand_as(eligible_KN), eligible_KN.int())
+    return counts_KT
 
 
 def _check_shapes(

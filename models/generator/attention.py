@@ -1,9 +1,12 @@
 """The transformer layers: encoder, and decoder whose sequences share one context.
 
-Legend: B requests, M context positions, Q sequences of one request (candidates or beams), T new
-tokens of each, P tokens before them, H heads, E width of a head, D width, K = 2 D (keys beside
-values). K and V of the context are made once a request; the Q sequences stand on the query axis of
-one attention call and are never replicated along the context.
+Legend: B requests, M context positions, Q sequences of one request (candidates or beams), Y = B *
+Q, T new tokens of each, X = Q * T, P tokens before them, H heads, E width of a head, D width, K = 2
+D (keys beside values). K and V of the context are made once a request; the Q sequences stand on the
+query axis of one attention call and are never replicated along the context.
+
+At the preset `tiny` a layer is twenty calls of 5-50 us each, so each call that only moves data is
+felt: heads are split by one permutation, dropout is skipped outside of training.
 """
 
 from typing import NamedTuple
@@ -46,17 +49,15 @@ class EncoderLayer(nn.Module):
         self.forward_layer = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BMD: torch.Tensor, mask_BM: torch.Tensor | None) -> torch.Tensor:
-        """Returns the layer's output [B, M, D]; positions where `mask_BM` is False are never
+    def forward(self, x_BMD: torch.Tensor, mask_B11M: torch.Tensor | None) -> torch.Tensor:
+        """Returns the layer's output [B, M, D]; positions where the mask is False are never
         attended to.
         """
         fused = self.queries_keys_values(self.norm_attention(x_BMD))
-        q_BHME, k_BHME, v_BHME = split_parts(fused, 3, self.heads)
-        attended = F.scaled_dot_product_attention(
-            q_BHME, k_BHME, v_BHME, attn_mask=over_keys(mask_BM)
-        )
-        x_BMD = x_BMD + self.dropout(self.out(join_heads(attended)))
-        out: torch.Tensor = x_BMD + self.dropout(self.forward_layer(self.norm_forward(x_BMD)))
+        q_BHME, k_BHME, v_BHME = by_head(fused, 3, self.heads)
+        attended = F.scaled_dot_product_attention(q_BHME, k_BHME, v_BHME, attn_mask=mask_B11M)
+        x_BMD = x_BMD + dropped(self, self.out(join_heads(attended)))
+        out: torch.Tensor = x_BMD + dropped(self, self.forward_layer(self.norm_forward(x_BMD)))
         return out
 
 
@@ -81,69 +82,61 @@ class DecoderLayer(nn.Module):
 
     def context(self, memory_BMD: torch.Tensor) -> KeysValues:
         """Returns the context's keys and values [B, H, M, E], once a request."""
-        return KeysValues(*split_parts(self.context_keys_values(memory_BMD), 2, self.heads))
+        return KeysValues(*by_head(self.context_keys_values(memory_BMD), 2, self.heads))
 
     def forward(
         self,
-        x_BQTD: torch.Tensor,
+        x_BXD: torch.Tensor,
+        tokens: int,
         context: KeysValues,
-        mask_BM: torch.Tensor | None,
-        past_BQPK: torch.Tensor | None,
+        mask_B11M: torch.Tensor | None,
+        past_YPK: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the output [B, Q, T, D], and keys and values [B, Q, P + T, 2 D] of the tokens so
-        far: `past_BQPK` of the next call.
+        """Returns the output [B, X, D] of `tokens` = T new tokens a sequence, and keys and values
+        [Y, P + T, K] of the tokens so far: `past_YPK` of the next call.
         """
-        attended, seen_BQPK = self._attend_self(self.norm_self(x_BQTD), past_BQPK)
-        x_BQTD = x_BQTD + self.dropout(attended)
-        attended = self._attend_context(self.norm_context(x_BQTD), context, mask_BM)
-        x_BQTD = x_BQTD + self.dropout(attended)
-        x_BQTD = x_BQTD + self.dropout(self.forward_layer(self.norm_forward(x_BQTD)))
-        return x_BQTD, seen_BQPK
+        attended, seen_YPK = self._attend_self(self.norm_self(x_BXD), tokens, past_YPK)
+        x_BXD = x_BXD + dropped(self, attended)
+        (q_BHXE,) = by_head(self.queries(self.norm_context(x_BXD)), 1, self.heads)
+        attended = F.scaled_dot_product_attention(q_BHXE, *context, attn_mask=mask_B11M)
+        x_BXD = x_BXD + dropped(self, self.out_context(join_heads(attended)))
+        x_BXD = x_BXD + dropped(self, self.forward_layer(self.norm_forward(x_BXD)))
+        return x_BXD, seen_YPK
 
     def _attend_self(
-        self, x_BQTD: torch.Tensor, past_BQPK: torch.Tensor | None
+        self, x_BXD: torch.Tensor, tokens: int, past_YPK: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        width = x_BQTD.shape[-1]
-        fused = self.queries_keys_values(x_BQTD)
-        seen_BQPK = fused[..., width:]
-        if past_BQPK is not None:
-            seen_BQPK = torch.cat([past_BQPK, seen_BQPK], dim=2)
-        (q,) = split_parts(fused[..., :width].flatten(0, 1), 1, self.heads)
-        k, v = split_parts(seen_BQPK.flatten(0, 1), 2, self.heads)
-        mask_TX = None  # a single new token sees everything before it
-        if (new := q.shape[-2]) > 1:
-            mask_TX = torch.ones(new, k.shape[-2], dtype=torch.bool).tril(k.shape[-2] - new)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_TX)
-        joined = join_heads(attended).unflatten(0, x_BQTD.shape[:2])
-        out: torch.Tensor = self.out_self(joined)
-        return out, seen_BQPK
-
-    def _attend_context(
-        self, x_BQTD: torch.Tensor, context: KeysValues, mask_BM: torch.Tensor | None
-    ) -> torch.Tensor:
-        (q_BHXE,) = split_parts(self.queries(x_BQTD).flatten(1, 2), 1, self.heads)
+        width = x_BXD.shape[2]
+        fused_YTC = self.queries_keys_values(x_BXD).view(-1, tokens, 3 * width)
+        q_YTD, seen_YPK = fused_YTC.split([width, 2 * width], dim=2)
+        mask_TP = None  # a single new token sees everything before it
+        if past_YPK is not None:
+            seen_YPK = torch.cat([past_YPK, seen_YPK], dim=1)
+            if tokens > 1:
+                length = seen_YPK.shape[1]
+                mask_TP = x_BXD.new_ones(tokens, length, dtype=torch.bool).tril(length - tokens)
+        (q_YHTE,) = by_head(q_YTD, 1, self.heads)
+        k_YHPE, v_YHPE = by_head(seen_YPK, 2, self.heads)
         attended = F.scaled_dot_product_attention(
-            q_BHXE, context.keys, context.values, attn_mask=over_keys(mask_BM)
+            q_YHTE, k_YHPE, v_YHPE, attn_mask=mask_TP, is_causal=past_YPK is None
         )
-        joined = join_heads(attended).unflatten(1, x_BQTD.shape[1:3])
-        out: torch.Tensor = self.out_context(joined)
-        return out
+        out: torch.Tensor = self.out_self(join_heads(attended).view(x_BXD.shape))
+        return out, seen_YPK
 
 
-def over_keys(mask_BM: torch.Tensor | None) -> torch.Tensor | None:
-    """Returns the context's mask as attention takes it, [B, 1, 1, M]; None where nothing is
-    padding.
-    """
-    return None if mask_BM is None else mask_BM[:, None, None, :]
+def dropped(layer: EncoderLayer | DecoderLayer, x_X: torch.Tensor) -> torch.Tensor:
+    """Returns `x_X` through the layer's dropout, itself outside of training."""
+    return F.dropout(x_X, layer.dropout.p) if layer.training else x_X
 
 
-def split_parts(x_XTC: torch.Tensor, parts: int, heads: int) -> tuple[torch.Tensor, ...]:
-    """Returns [..., T, parts * D] as `parts` tensors [..., H, T, E]."""
-    x_XTPHE = x_XTC.reshape(*x_XTC.shape[:-1], parts, heads, -1)
-    return x_XTPHE.transpose(-4, -2).unbind(-3)
+def by_head(x_XTC: torch.Tensor, parts: int, heads: int) -> tuple[torch.Tensor, ...]:
+    """Returns [X, T, parts * D] as `parts` tensors [X, H, T, E]."""
+    count, tokens, width = x_XTC.shape
+    split = x_XTC.view(count, tokens, parts, heads, width // (parts * heads))
+    return split.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def join_heads(x_XHTE: torch.Tensor) -> torch.Tensor:
-    """Returns [..., H, T, E] as [..., T, D]."""
-    joined: torch.Tensor = x_XHTE.transpose(-3, -2).flatten(-2)
-    return joined
+    """Returns [X, H, T, E] as [X, T, D]."""
+    count, heads, tokens, size = x_XHTE.shape
+    return x_XHTE.transpose(1, 2).reshape(count, tokens, heads * size)

@@ -7,6 +7,7 @@ excluded keys.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Self
 
 import numpy as np
@@ -75,24 +76,20 @@ def collate(
     content_dim = index.content_NC.shape[1]
     for request in requests:
         check_request(request, scenarios=scenarios, content_dim=content_dim)
-    known = [_known(request.history, index) for request in requests]
-    longest = max((part.shape[1] for part in known), default=0)
-    history = torch.zeros(len(requests), 3, longest, dtype=torch.int64)
-    history[:, 0] = UNKNOWN
-    instruction = torch.zeros(len(requests), content_dim)
-    for number, (request, part) in enumerate(zip(requests, known, strict=True)):
-        history[number, :, : part.shape[1]] = part
+    rows_BS, actions_BS, gaps_BS = _histories([request.history for request in requests], index)
+    instruction = np.zeros((len(requests), content_dim), dtype=np.float32)
+    for row, request in zip(instruction, requests, strict=True):
         if request.instruction is not None:
-            instruction[number] = torch.from_numpy(unpack(request.instruction, content_dim))
+            row[:] = unpack(request.instruction, content_dim)
     place = {name: number for number, name in enumerate(scenarios)}
     triggers = [UNKNOWN if r.trigger_key is None else r.trigger_key for r in requests]
     return Batch(
-        rows_BS=history[:, 0],
-        actions_BS=history[:, 1],
-        gaps_BS=history[:, 2],
+        rows_BS=rows_BS,
+        actions_BS=actions_BS,
+        gaps_BS=gaps_BS,
         scenario_B=torch.tensor([place[r.scenario] for r in requests], dtype=torch.int64),
         trigger_B=index.rows_of(torch.tensor(triggers, dtype=torch.int64)),
-        instruction_BC=instruction,
+        instruction_BC=torch.from_numpy(instruction),
         has_instruction_B=torch.tensor([r.instruction is not None for r in requests]),
     )
 
@@ -106,12 +103,28 @@ def excluded_keys(requests: Sequence[GenerationRequest]) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-def _known(history: HistoryFeatures, index: ItemIndex) -> torch.Tensor:
-    """Returns [3, n]: rows, actions and gaps of the history items that the index holds."""
-    lists = [history.item_keys, history.action_codes, history.gap_buckets]
-    tensor = torch.tensor(lists, dtype=torch.int64).reshape(3, -1)
-    tensor[0] = index.rows_of(tensor[0])
-    return tensor[:, tensor[0] != UNKNOWN]
+def _histories(
+    histories: Sequence[HistoryFeatures], index: ItemIndex
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns rows, actions and gaps [B, S] of the items that the index holds, all histories in one
+    pass.
+    """
+    lists = [(h.item_keys, h.action_codes, h.gap_buckets) for h in histories]
+    flat = [
+        np.array([*chain.from_iterable(column)], dtype=np.int64)
+        for column in zip(*lists, strict=True)
+    ]
+    rows = index.rows_of(torch.from_numpy(flat[0])).numpy()
+    number = np.repeat(np.arange(len(lists)), [len(keys) for keys, _, _ in lists])
+    known = rows != UNKNOWN
+    number = number[known]
+    counts = np.bincount(number, minlength=len(lists))
+    place = np.arange(len(number)) - np.repeat(counts.cumsum() - counts, counts)
+    padded = np.zeros((3, len(lists), counts.max(initial=0)), dtype=np.int64)
+    padded[0] = UNKNOWN
+    padded[:, number, place] = np.stack([rows, flat[1], flat[2]])[:, known]
+    rows_BS, actions_BS, gaps_BS = torch.from_numpy(padded)
+    return rows_BS, actions_BS, gaps_BS
 
 
 def _check_history(history: HistoryFeatures) -> None:

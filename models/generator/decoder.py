@@ -1,8 +1,8 @@
 """The decoder: a prefix read once, then codes: all of a known SID at once, or one a step under a
 search.
 
-Legend: B requests, Q sequences of one request, W beams, T codes, L levels, D width, M context
-positions.
+Legend: B requests, Q sequences of one request, Y = B * Q, T new tokens of each, X = Q * T, W beams,
+L levels, D width, M context positions, P tokens so far, K = 2 D (keys beside values).
 """
 
 from collections.abc import Sequence
@@ -27,26 +27,27 @@ class Decoder(nn.Module):
         self,
         prefix_BPD: torch.Tensor,
         memory_BMD: torch.Tensor,
-        mask_BM: torch.Tensor | None,
+        mask_B11M: torch.Tensor | None,
         items: ItemEmbedding,
     ) -> "Decoding":
         """Reads the prefix and makes the context's keys and values, once a request."""
         contexts = [layer.context(memory_BMD) for layer in self._each_layer()]
-        return Decoding(self, items, contexts, mask_BM, prefix_BPD)
+        return Decoding(self, items, contexts, mask_B11M, prefix_BPD)
 
     def forward(
         self,
-        x_BQTD: torch.Tensor,
+        x_BXD: torch.Tensor,
+        tokens: int,
         contexts: Sequence[KeysValues],
-        mask_BM: torch.Tensor | None,
+        mask_B11M: torch.Tensor | None,
         past: Sequence[torch.Tensor | None],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Returns normed states [B, Q, T, D] and each layer's keys and values so far."""
+        """Returns normed states [B, X, D] and each layer's keys and values so far, [Y, P, K]."""
         seen = []
         for layer, context, before in zip(self._each_layer(), contexts, past, strict=True):
-            x_BQTD, now = layer(x_BQTD, context, mask_BM, before)
+            x_BXD, now = layer(x_BXD, tokens, context, mask_B11M, before)
             seen.append(now)
-        return self.norm_out(x_BQTD), seen
+        return self.norm_out(x_BXD), seen
 
     def _each_layer(self) -> list[DecoderLayer]:
         return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
@@ -60,16 +61,17 @@ class Decoding:
         decoder: Decoder,
         items: ItemEmbedding,
         contexts: Sequence[KeysValues],
-        mask_BM: torch.Tensor | None,
+        mask_B11M: torch.Tensor | None,
         prefix_BPD: torch.Tensor,
     ) -> None:
         self._decoder = decoder
         self._items = items
         self._contexts = contexts
-        self._mask_BM = mask_BM
+        self._mask_B11M = mask_B11M
+        tokens = prefix_BPD.shape[1]
         unread = [None] * len(contexts)
-        states_B1PD, self._past = decoder(prefix_BPD.unsqueeze(1), contexts, mask_BM, unread)
-        self._first_BD: torch.Tensor = states_B1PD[:, 0, -1]
+        states_BPD, self._past = decoder(prefix_BPD, tokens, contexts, mask_B11M, unread)
+        self._first_BD: torch.Tensor = states_BPD[:, -1]
 
     @property
     def first_BD(self) -> torch.Tensor:
@@ -80,10 +82,11 @@ class Decoding:
         """Appends codes of `level` to the sequences at `parents_BW`; returns the states behind them
         [B, W, D].
         """
-        past = [_follow(seen_BQPK, parents_BW) for seen_BQPK in self._past]
-        x_BW1D = self._items.code(level, codes_BW).unsqueeze(2)
-        states_BW1D, self._past = self._decoder(x_BW1D, self._contexts, self._mask_BM, past)
-        last_BWD: torch.Tensor = states_BW1D[:, :, 0]
+        rows_Y = _rows(parents_BW, sequences=len(self._past[0]))
+        past = [seen_YPK.index_select(0, rows_Y) for seen_YPK in self._past]
+        x_BWD = self._items.code(level, codes_BW)
+        states_BWD, self._past = self._decoder(x_BWD, 1, self._contexts, self._mask_B11M, past)
+        last_BWD: torch.Tensor = states_BWD
         return last_BWD
 
     def states_of(self, sids_BQL: torch.Tensor) -> torch.Tensor:
@@ -91,21 +94,21 @@ class Decoding:
 
         Only before the first `advance`.
         """
-        count, levels = sids_BQL.shape[1:]
+        batch, count, levels = sids_BQL.shape
         first_BQ1D: torch.Tensor = self._first_BD[:, None, None].expand(-1, count, 1, -1)
         if levels == 1:
             return first_BQ1D
         given = [self._items.code(level, sids_BQL[..., level]) for level in range(levels - 1)]
-        past = [seen_B1PK.expand(-1, count, -1, -1) for seen_B1PK in self._past]
-        states_BQTD, _ = self._decoder(
-            torch.stack(given, dim=2), self._contexts, self._mask_BM, past
-        )
-        return torch.cat([first_BQ1D, states_BQTD], dim=2)
+        past = [seen_BPK.repeat_interleave(count, dim=0) for seen_BPK in self._past]
+        x_BXD = torch.stack(given, dim=2).flatten(1, 2)
+        states_BXD, _ = self._decoder(x_BXD, levels - 1, self._contexts, self._mask_B11M, past)
+        return torch.cat([first_BQ1D, states_BXD.view(batch, count, levels - 1, -1)], dim=2)
 
 
-def _follow(seen_BQPK: torch.Tensor, parents_BW: torch.Tensor) -> torch.Tensor:
-    """Returns the parents' few tokens [B, W, P, K]; right behind the prefix all share one."""
-    if seen_BQPK.shape[1] == 1:
-        return seen_BQPK.expand(-1, parents_BW.shape[1], -1, -1)
-    place = parents_BW[:, :, None, None].expand(-1, -1, *seen_BQPK.shape[2:])
-    return seen_BQPK.gather(1, place)
+def _rows(parents_BW: torch.Tensor, sequences: int) -> torch.Tensor:
+    """Returns the parents' places among all `sequences` of the batch, int64 [B * W]."""
+    batch = len(parents_BW)
+    if batch == 1:
+        return parents_BW[0]
+    starts_B = torch.arange(0, sequences, sequences // batch, device=parents_BW.device)
+    return (parents_BW + starts_B.unsqueeze(1)).flatten()

@@ -6,6 +6,7 @@ any shape.
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.generator.attention import EncoderLayer
@@ -22,13 +23,12 @@ class ItemEmbedding(nn.Module):
         self.content = nn.Linear(config.content_dim, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.scale = config.content_dim**0.5  # a unit vector's numbers to variance 1
-        offsets_L = torch.arange(config.levels) * config.codes
-        self.register_buffer("offsets_L", offsets_L, persistent=False)
+        self.codes_a_level = config.codes
 
     def code(self, level: int, codes_X: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings [..., D] of codes of one level."""
-        codes_XD: torch.Tensor = self.codes(codes_X.long() + self.get_buffer("offsets_L")[level])
-        return codes_XD
+        first = level * self.codes_a_level
+        return F.embedding(codes_X, self.codes.weight[first : first + self.codes_a_level])
 
     def forward(
         self, rows_X: torch.Tensor, index: ItemIndex, vectors_ND: torch.Tensor | None = None
@@ -40,9 +40,10 @@ class ItemEmbedding(nn.Module):
         rows_X = rows_X.clamp(min=0)
         if vectors_ND is not None:
             return vectors_ND[rows_X]
-        codes_XL = index.codes_NL[rows_X].long() + self.get_buffer("offsets_L")
+        codes_XL = index.codes_NL[rows_X].long()
+        first_L = torch.arange(codes_XL.shape[-1], device=codes_XL.device) * self.codes_a_level
         content_XC = index.content_NC[rows_X].float() * self.scale
-        summed_XD = self.codes(codes_XL).sum(dim=-2) + self.content(content_XC)
+        summed_XD = self.codes(codes_XL + first_L).sum(dim=-2) + self.content(content_XC)
         vectors_XD: torch.Tensor = self.norm(summed_XD)
         return vectors_XD
 
@@ -70,21 +71,27 @@ class Encoder(nn.Module):
     def forward(
         self, items_BSD: torch.Tensor, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the context [B, M, D] and its mask [B, M], None where nothing is padding.
+        """Returns the context [B, M, D] and its mask as attention takes it, [B, 1, 1, M] (None: no
+        padding).
 
         The profile makes sure that the context is never empty.
         """
         real_BS = batch.rows_BS != UNKNOWN
-        newer_BS = real_BS.flip(1).cumsum(dim=1).flip(1) - 1
-        distance_BS = newer_BS.clamp(min=0, max=self.max_history - 1)
+        padded = not bool(real_BS.all())
         x_BSD = items_BSD + self.actions(batch.actions_BS) + self.gaps(batch.gaps_BS)
-        x_BSD = x_BSD + self.distances(distance_BS)
+        x_BSD = x_BSD + self.distances(self._distances(real_BS, padded=padded))
         profile_B1D = self.profile.expand(len(batch), 1, -1)
         x_BMD = self.dropout(self.norm_in(torch.cat([profile_B1D, x_BSD], dim=1)))
-        mask_BM = None
-        if not bool(real_BS.all()):
-            profile_B1 = torch.ones(len(batch), 1, dtype=torch.bool)
-            mask_BM = torch.cat([profile_B1, real_BS], dim=1)
+        mask_B11M = F.pad(real_BS, (1, 0), value=True)[:, None, None] if padded else None
         for layer in self.layers:
-            x_BMD = layer(x_BMD, mask_BM)
-        return self.norm_out(x_BMD), mask_BM
+            x_BMD = layer(x_BMD, mask_B11M)
+        return self.norm_out(x_BMD), mask_B11M
+
+    def _distances(self, real_BS: torch.Tensor, *, padded: bool) -> torch.Tensor:
+        """Returns how many newer actions each position has, at most `max_history` - 1."""
+        length = real_BS.shape[1]
+        newer_S = torch.arange(length - 1, -1, -1, device=real_BS.device)
+        if padded:  # the history stands left: padding is not newer than the last action
+            missing_B1 = length - real_BS.sum(dim=1, keepdim=True)
+            return (newer_S - missing_B1).clamp(min=0, max=self.max_history - 1)
+        return newer_S.clamp(max=self.max_history - 1)

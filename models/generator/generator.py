@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from models.decoding.beam_search import SearchResult, beam_search
-from models.decoding.item_index import ItemIndex
-from models.decoding.legal import CodeHead, sid_logprobs
+from models.decoding.item_index import ItemIndex, Masks
+from models.decoding.legal import CodeHead, ScoreSemantics, sid_logprobs
+from models.decoding.sampling import Sample, sample_without_replacement
 from models.generator.batch import Batch
 from models.generator.config import GeneratorConfig
 from models.generator.decoder import Decoder, Decoding
@@ -28,10 +29,11 @@ INITIAL_STD = 0.1  # small beside normed item vectors, so that text leads before
 
 
 class RankedItems(NamedTuple):
-    """The items of finished beams, padded: rows of the index, `log P(item | SID)` (-inf on
-    padding), both [B, W, I].
+    """The items of finished beams, padded: places in the order of SID and key, rows of the index,
+    `log P(item | SID)` (-inf on padding), all [B, W, I].
     """
 
+    places_BWI: torch.Tensor
     rows_BWI: torch.Tensor
     logprobs_BWI: torch.Tensor
 
@@ -66,29 +68,54 @@ class Generator(nn.Module):
         self, batch: Batch, index: ItemIndex, vectors_ND: torch.Tensor | None = None
     ) -> Decoding:
         """Encodes the context, reads the prefix; `vectors_ND` are `item_vectors(index)` or None."""
-        memory_BMD, mask_BM = self.encoder(self.items(batch.rows_BS, index, vectors_ND), batch)
+        memory_BMD, mask_B11M = self.encoder(self.items(batch.rows_BS, index, vectors_ND), batch)
         prefix_BPD = self.prefix(batch, self.items(batch.trigger_B, index, vectors_ND))
-        return self.decoder.begin(prefix_BPD, memory_BMD, mask_BM, self.items)
+        return self.decoder.begin(prefix_BPD, memory_BMD, mask_B11M, self.items)
 
     def item_vectors(self, index: ItemIndex) -> torch.Tensor:
         """Returns the vectors of all items, [N, D]: valid as long as the weights do not change."""
         vectors_ND: torch.Tensor = self.items(torch.arange(len(index.keys_N)), index)
         return vectors_ND
 
-    def sid_logprobs(self, batch: Batch, sids: torch.Tensor, index: ItemIndex) -> torch.Tensor:
-        """Returns the teacher-forced `legal` log-prob of every code of `sids` [B, G, L], [B, G, L].
+    def sid_logprobs(
+        self,
+        batch: Batch,
+        sids: torch.Tensor,
+        index: ItemIndex,
+        semantics: ScoreSemantics = ScoreSemantics.LEGAL,
+    ) -> torch.Tensor:
+        """Returns the teacher-forced log-prob of every code of `sids` [B, G, L], [B, G, L].
 
         Differentiable; in eval mode equal to the search's to 1e-5. Raises `UnknownSemanticId`: pad
         with an SID that the index holds.
         """
         states_BGLD = self.begin(batch, index).states_of(sids)
-        return sid_logprobs(states_BGLD, self.head, index, sids)
+        return sid_logprobs(states_BGLD, self.head, index, sids, semantics)
 
     def search(
-        self, decoding: Decoding, index: ItemIndex, eligible_BN: torch.Tensor, beams: int
+        self,
+        decoding: Decoding,
+        index: ItemIndex,
+        masks: Masks,
+        beams: int,
+        semantics: ScoreSemantics = ScoreSemantics.LEGAL,
     ) -> SearchResult:
         """Returns the best `beams` SIDs that hold an eligible item; `decoding` is used up."""
-        return beam_search(decoding, self.head, index, index.alive(eligible_BN), beams)
+        return beam_search(decoding, self.head, index, masks.alive, beams, semantics)
+
+    def sample(
+        self,
+        decoding: Decoding,
+        index: ItemIndex,
+        masks: Masks,
+        count: int,
+        random: torch.Generator,
+    ) -> Sample:
+        """Returns `count` SIDs that hold an eligible item, drawn without replacement; `decoding` is
+        used up.
+        """
+        alive = masks.alive
+        return sample_without_replacement(decoding, self.head, index, alive, count, random)
 
     def rank_items(
         self,
@@ -99,13 +126,19 @@ class Generator(nn.Module):
     ) -> RankedItems:
         """Returns the items of the leaves with log P(item | SID), a softmax over all items of the
         SID.
+
+        With `vectors_ND` at hand every item is scored by one product: cheaper than gathering the
+        vectors of the leaves' items, which are W * I of N.
         """
-        rows_BWI, real_BWI = index.leaf_items(leaves_BW)
-        vectors_BWID = self.items(rows_BWI, index, vectors_ND)
-        query_BD = self.item_query(decoding.first_BD)
-        scores_BWI = (vectors_BWID @ query_BD[:, None, :, None]).squeeze(-1)
-        scores_BWI = (scores_BWI / math.sqrt(self.config.width)).masked_fill(~real_BWI, -torch.inf)
-        return RankedItems(rows_BWI, scores_BWI.log_softmax(dim=-1))
+        places_BWI, rows_BWI, padding_BWI = index.leaf_items(leaves_BW)
+        query_BD = self.item_query(decoding.first_BD) / math.sqrt(self.config.width)
+        if vectors_ND is None:
+            scores_BWI = (self.items(rows_BWI, index) @ query_BD[:, None, :, None]).squeeze(-1)
+        else:
+            scores_BN = query_BD @ vectors_ND.T
+            scores_BWI = scores_BN.gather(1, rows_BWI.flatten(1)).view(rows_BWI.shape)
+        scores_BWI = scores_BWI.masked_fill(padding_BWI, -torch.inf)
+        return RankedItems(places_BWI, rows_BWI, scores_BWI.log_softmax(dim=-1))
 
     def item_scores(
         self, decoding: Decoding, index: ItemIndex, rows_N: torch.Tensor

@@ -3,11 +3,13 @@
 Legend: B requests of one beam width, W beams, I items of a leaf, L levels, M answered items.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from models.decoding.beam_search import SearchResult, first_best
+from models.decoding.beam_search import SearchResult, best_places
+from models.decoding.item_index import ItemIndex, Masks
 from models.generator.batch import check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
 from models.serving.policy_directory import LoadedPolicy
@@ -71,46 +73,47 @@ class GeneratorEngine:
         index, generator = self.policy.index, self.policy.generator
         batch = collate(requests, index, self.policy.manifest.scenarios)
         decoding = generator.begin(batch, index, self._vectors_ND)
-        eligible_BN = index.eligible(batch.scenario_B, excluded_keys(requests))
-        found = generator.search(decoding, index, eligible_BN, beams)
+        masks = index.masks(batch.scenario_B, excluded_keys(requests))
+        found = generator.search(decoding, index, masks, beams)
         ranked = generator.rank_items(decoding, index, found.leaves_BW, self._vectors_ND)
+        items = _best_items(found, ranked, masks, index, beams)
+        manifest = self.policy.manifest
         return [
-            self._response(number, found, ranked, eligible_BN[number], beams)
-            for number in range(len(requests))
+            GenerationResponse(
+                items=of_request,
+                generation=manifest.generation,
+                policy_version=manifest.policy_version,
+                index_offset=manifest.index_offset,
+            )
+            for of_request in items
         ]
 
-    def _response(
-        self,
-        number: int,
-        found: SearchResult,
-        ranked: RankedItems,
-        eligible_N: torch.Tensor,
-        beams: int,
-    ) -> GenerationResponse:
-        """Returns the best `beams` items; equal scores stand in the order of SID and item key."""
-        rows_WI = ranked.rows_BWI[number]
-        scores_WI = found.scores_BW[number].unsqueeze(1) + ranked.logprobs_BWI[number]
-        scores_WI = scores_WI.masked_fill(~eligible_N[rows_WI], -torch.inf)
-        place_W = found.leaves_BW[number].argsort()  # by SID, so that equal scores are too
-        scores_X = scores_WI[place_W].flatten()
-        best_M = first_best(scores_X.unsqueeze(0), beams)[0]
-        best_M = best_M[scores_X[best_M].sort(descending=True, stable=True).indices]
-        best_M = best_M[torch.isfinite(scores_X[best_M])]
-        beam_M = place_W[best_M // rows_WI.shape[1]]
-        rows_M = rows_WI[place_W].flatten()[best_M]
-        columns = (
-            self.policy.index.keys_N[rows_M].tolist(),
-            self.policy.index.codes_NL[rows_M].tolist(),
-            found.logprobs_BWL[number, beam_M].tolist(),
-            scores_X[best_M].tolist(),
-        )
-        manifest = self.policy.manifest
-        return GenerationResponse(
-            items=[
-                GeneratedItem(item_key=key, sid=sid, logprobs=logprobs, score=score)
-                for key, sid, logprobs, score in zip(*columns, strict=True)
-            ],
-            generation=manifest.generation,
-            policy_version=manifest.policy_version,
-            index_offset=manifest.index_offset,
-        )
+
+def _best_items(
+    found: SearchResult, ranked: RankedItems, masks: Masks, index: ItemIndex, beams: int
+) -> list[list[GeneratedItem]]:
+    """Returns every request's best `beams` items, falling; equal scores stand in the order of SID
+    and item key.
+    """
+    places_BX = ranked.places_BWI.flatten(1)
+    rows_BX = ranked.rows_BWI.flatten(1)
+    scores_BX = (found.scores_BW.unsqueeze(2) + ranked.logprobs_BWI).flatten(1)
+    scores_BX = scores_BX.where(masks.eligible_BN.gather(1, rows_BX), -torch.inf)
+    best_BM = best_places(scores_BX, places_BX, beams)
+    beam_BM = best_BM // ranked.places_BWI.shape[2]
+    rows_BM = rows_BX.gather(1, best_BM)
+    each = torch.arange(len(rows_BM)).unsqueeze(1)
+    columns = (
+        index.keys_N[rows_BM].tolist(),
+        index.codes_NL[rows_BM].tolist(),
+        found.logprobs_BWL[each, beam_BM].tolist(),
+        scores_BX.gather(1, best_BM).tolist(),
+    )
+    return [
+        [
+            GeneratedItem(item_key=key, sid=sid, logprobs=logprobs, score=score)
+            for key, sid, logprobs, score in zip(*of_request, strict=True)
+            if math.isfinite(score)
+        ]
+        for of_request in zip(*columns, strict=True)
+    ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from models.decoding.legal import ScoreSemantics
+
 Sid = tuple[int, ...]
 
 
@@ -17,13 +19,13 @@ class TableStates:
     """
 
     prefixes: Mapping[Sid, int]  # every prefix of length < L, the root included
-    taken: dict[int, list[Sid]]
+    taken: dict[int, list[list[Sid]]]  # by length and request
 
     @classmethod
-    def of(cls, sids: Sequence[Sid]) -> "TableStates":
+    def of(cls, sids: Sequence[Sid], batch: int = 1) -> "TableStates":
         depth = len(sids[0])
         found = sorted({sid[:length] for sid in sids for length in range(depth)})
-        return cls(prefixes={p: n for n, p in enumerate(found)}, taken={0: [()]})
+        return cls(prefixes={p: n for n, p in enumerate(found)}, taken={0: [[()]] * batch})
 
     @property
     def width(self) -> int:
@@ -31,16 +33,17 @@ class TableStates:
 
     @property
     def first_BD(self) -> torch.Tensor:
-        return self.state(())[None]
+        return self.state(()).expand(len(self.taken[0]), -1)
 
     def advance(self, level: int, codes_BW: torch.Tensor, parents_BW: torch.Tensor) -> torch.Tensor:
-        before = self.taken[level]
-        chosen = [
-            (*before[parent], code)
-            for parent, code in zip(parents_BW[0].tolist(), codes_BW[0].tolist(), strict=True)
+        self.taken[level + 1] = [
+            [(*before[parent], code) for parent, code in zip(parents, codes, strict=True)]
+            for before, parents, codes in zip(
+                self.taken[level], parents_BW.tolist(), codes_BW.tolist(), strict=True
+            )
         ]
-        self.taken[level + 1] = chosen
-        return torch.stack([self.state(prefix) for prefix in chosen])[None]
+        places = [[self.prefixes[prefix] for prefix in row] for row in self.taken[level + 1]]
+        return torch.eye(self.width)[torch.tensor(places)]
 
     def state(self, prefix: Sid) -> torch.Tensor:
         one_hot = torch.zeros(self.width)
@@ -63,6 +66,21 @@ def legal_logprobs(
             total = sum(math.exp(logits[prefix][code]) for code in codes)
             table[sid].append(logits[prefix][sid[level]] - math.log(total))
     return table
+
+
+def raw_logprobs(
+    sids: Sequence[Sid], logits: Mapping[Sid, Sequence[float]]
+) -> dict[Sid, list[float]]:
+    """Returns the per-code log-probs of every SID: softmax over all codes."""
+    table: dict[Sid, list[float]] = {}
+    for sid in set(sids):
+        rows = [logits[sid[:level]] for level in range(len(sid))]
+        totals = [math.log(sum(math.exp(logit) for logit in row)) for row in rows]
+        table[sid] = [row[code] - own for row, code, own in zip(rows, sid, totals, strict=True)]
+    return table
+
+
+LOGPROBS = {ScoreSemantics.LEGAL: legal_logprobs, ScoreSemantics.RAW: raw_logprobs}
 
 
 def best_by_beams(

@@ -1,16 +1,17 @@
 """Beam search against brute force over all semantic IDs."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoding.beam_search import SearchResult, beam_search, first_best
+from models.decoding.beam_search import SearchResult, beam_search, best_places
 from models.decoding.item_index import ItemIndex
-from models.decoding.legal import CodeHead
-from tests.models.decoding.brute_force import Sid, TableStates, best_by_beams, legal_logprobs
+from models.decoding.legal import CodeHead, ScoreSemantics
+from tests.models.decoding.brute_force import LOGPROBS, Sid, TableStates, best_by_beams
 
 CODES = 5
 BEAMS = st.integers(1, 4) | st.integers(5, 50)  # narrower than a node has children, and wider
@@ -18,12 +19,17 @@ BEAMS = st.integers(1, 4) | st.integers(5, 50)  # narrower than a node has child
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A catalogue, logits by prefix, who is eligible, and a width."""
+    """A catalogue, logits by prefix, who is eligible, a width, what the softmax runs over."""
 
     sids: list[Sid]
     eligible: list[bool]
     logits: dict[Sid, list[float]]
     beams: int
+    semantics: ScoreSemantics
+
+    @property
+    def logprobs(self) -> dict[Sid, list[float]]:
+        return LOGPROBS[self.semantics](self.sids, self.logits)
 
 
 @st.composite
@@ -35,7 +41,9 @@ def cases(draw: st.DrawFn, logit: st.SearchStrategy[float], fewest: int = 1) -> 
     prefixes = TableStates.of(sids).prefixes
     rows = st.lists(logit, min_size=CODES, max_size=CODES)
     logits = {prefix: draw(rows) for prefix in prefixes}
-    return Case(sids=sids, eligible=eligible, logits=logits, beams=draw(BEAMS))
+    semantics = draw(st.sampled_from(ScoreSemantics))
+    beams = draw(BEAMS)
+    return Case(sids=sids, eligible=eligible, logits=logits, beams=beams, semantics=semantics)
 
 
 def search(case: Case) -> tuple[ItemIndex, SearchResult]:
@@ -43,14 +51,15 @@ def search(case: Case) -> tuple[ItemIndex, SearchResult]:
         keys=torch.arange(len(case.sids)),
         codes=torch.tensor(case.sids),
         content=torch.zeros(len(case.sids), 1),
+        in_stock=torch.tensor(case.eligible),
     )
     states = TableStates.of(case.sids)
     weight = torch.zeros(index.depth, CODES, states.width)
     for prefix, place in states.prefixes.items():
         weight[len(prefix), :, place] = torch.tensor(case.logits[prefix])
     head = CodeHead(weight, torch.zeros(index.depth, CODES))
-    alive = index.alive(torch.tensor([case.eligible]))
-    return index, beam_search(states, head, index, alive, case.beams)
+    alive = index.masks(torch.tensor([0]), torch.zeros(1, 0, dtype=torch.int64)).alive
+    return index, beam_search(states, head, index, alive, case.beams, case.semantics)
 
 
 def live_sids(case: Case) -> set[Sid]:
@@ -69,10 +78,9 @@ EQUAL = st.just(0.0)
 
 @given(cases(SPACED) | cases(SPACED, fewest=25))
 @settings(max_examples=80)
-def test_the_search_keeps_what_brute_force_over_all_legal_sids_keeps(case: Case) -> None:
+def test_under_either_semantics_the_search_keeps_what_brute_force_keeps(case: Case) -> None:
     index, result = search(case)
-    logprobs = legal_logprobs(case.sids, case.logits)
-    wanted = best_by_beams(logprobs, live_sids(case), case.beams)
+    wanted = best_by_beams(case.logprobs, live_sids(case), case.beams)
     scores = [score for _, score in wanted]
     assert result.scores_BW[0][result.live_BW[0]].tolist() == pytest.approx(scores, abs=1e-4)
     assert set(found(index, result)) <= live_sids(case)
@@ -82,17 +90,16 @@ def test_the_search_keeps_what_brute_force_over_all_legal_sids_keeps(case: Case)
 @settings(max_examples=30)
 def test_of_equal_scores_the_smaller_sid_is_kept_and_stands_first(case: Case) -> None:
     index, result = search(case)
-    logprobs = legal_logprobs(case.sids, case.logits)
-    wanted = best_by_beams(logprobs, live_sids(case), case.beams)
+    wanted = best_by_beams(case.logprobs, live_sids(case), case.beams)
     assert found(index, result) == [sid for sid, _ in wanted]
 
 
 @given(cases(SPACED))
 @settings(max_examples=30)
 def test_a_search_as_wide_as_the_catalogue_is_the_full_enumeration(case: Case) -> None:
-    case = Case(sids=case.sids, eligible=case.eligible, logits=case.logits, beams=len(case.sids))
+    case = replace(case, beams=len(case.sids))
     index, result = search(case)
-    logprobs = legal_logprobs(case.sids, case.logits)
+    logprobs = case.logprobs
     assert set(found(index, result)) == live_sids(case)
     for sid, own in zip(
         found(index, result), result.logprobs_BWL[0][result.live_BW[0]].tolist(), strict=True
@@ -112,11 +119,8 @@ def test_as_many_sids_return_as_are_live_up_to_the_width_and_none_twice(case: Ca
 @given(cases(SPACED))
 @settings(max_examples=60)
 def test_masks_remove_beams_and_never_change_the_log_probs_of_the_rest(case: Case) -> None:
-    everything = [True] * len(case.sids)
-    wide = Case(sids=case.sids, eligible=everything, logits=case.logits, beams=60)
-    masked = Case(sids=case.sids, eligible=case.eligible, logits=case.logits, beams=60)
-    index, full = search(wide)
-    _, part = search(masked)
+    index, full = search(replace(case, eligible=[True] * len(case.sids), beams=60))
+    _, part = search(replace(case, beams=60))
     unmasked = dict(zip(found(index, full), full.logprobs_BWL[0].tolist(), strict=False))
     for sid, own in zip(
         found(index, part), part.logprobs_BWL[0][part.live_BW[0]].tolist(), strict=True
@@ -124,10 +128,18 @@ def test_masks_remove_beams_and_never_change_the_log_probs_of_the_rest(case: Cas
         assert own == pytest.approx(unmasked[sid], abs=1e-5)
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 35))
-def test_first_best_takes_the_first_of_equals_in_rising_places(
-    values: list[int], count: int
+ROWS = st.lists(
+    st.tuples(st.sampled_from([-math.inf, -2.5, -2.25, -1e-30, -0.0, 0.0]), st.integers(0, 9)),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(ROWS, st.integers(1, 35))
+def test_best_places_falls_by_score_and_of_equal_ones_the_smaller_id_is_first(
+    row: list[tuple[float, int]], count: int
 ) -> None:
-    scores = torch.tensor([values], dtype=torch.float32)
-    wanted = sorted(sorted(range(len(values)), key=lambda place: -values[place])[:count])
-    assert first_best(scores, count)[0].tolist() == wanted
+    scores, ids = (torch.tensor([column]) for column in zip(*row, strict=True))
+    found = best_places(scores.float(), ids, count)[0].tolist()
+    wanted = sorted(range(len(row)), key=lambda place: (-row[place][0], row[place][1]))[:count]
+    assert [row[place] for place in found] == [row[place] for place in wanted]

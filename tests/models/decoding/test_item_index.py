@@ -1,5 +1,7 @@
 """The item index against dictionaries."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -40,14 +42,16 @@ def test_children_are_the_longer_prefixes_and_leaves_hold_their_items(
     for length in range(1, index.depth):
         parents = sorted({sid[:length] for sid in sids})
         longer = sorted({sid[: length + 1] for sid in sids})
-        nodes, real = index.children(length, torch.arange(len(parents)))
-        for parent, row, mask in zip(parents, nodes.tolist(), real.tolist(), strict=True):
-            own = [node for node, there in zip(row, mask, strict=True) if there]
+        nodes, codes, padding = index.children(length, torch.arange(len(parents)))
+        assert torch.equal(codes, index.levels[length].codes[nodes].long())
+        for parent, row, mask in zip(parents, nodes.tolist(), padding.tolist(), strict=True):
+            own = [node for node, padded in zip(row, mask, strict=True) if not padded]
             assert [longer[node] for node in own] == [p for p in longer if p[:-1] == parent]
     leaves = sorted(set(sids))
-    rows, real = index.leaf_items(torch.arange(len(leaves)))
-    for leaf, row, mask in zip(leaves, rows.tolist(), real.tolist(), strict=True):
-        items = [item for item, there in zip(row, mask, strict=True) if there]
+    places, rows, padding = index.leaf_items(torch.arange(len(leaves)))
+    assert torch.equal(rows, index.leaf_rows_N[places])
+    for leaf, row, mask in zip(leaves, rows.tolist(), padding.tolist(), strict=True):
+        items = [item for item, padded in zip(row, mask, strict=True) if not padded]
         assert items == [item for item, sid in enumerate(sids) if sid == leaf]
 
 
@@ -55,18 +59,53 @@ def test_children_are_the_longer_prefixes_and_leaves_hold_their_items(
 def test_a_node_is_alive_iff_an_eligible_item_stands_below(
     sids: list[tuple[int, ...]], data: st.DataObject
 ) -> None:
-    index = build(sids)
-    row = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
-    eligible = data.draw(st.lists(row, min_size=2, max_size=2))
-    alive = index.alive(torch.tensor(eligible))
-    for request in range(2):
-        for length, level in enumerate(alive, 1):
+    flags = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
+    stock, *shown = (data.draw(flags) for _ in range(3))
+    index = build(sids, in_stock=torch.tensor(stock), scenarios=torch.tensor(shown))
+    keys = st.sampled_from([UNKNOWN, 3, *index.keys_N.tolist()])  # 3: an item nobody knows
+    excluded = data.draw(st.lists(st.lists(keys, min_size=6, max_size=6), min_size=3, max_size=3))
+    scenario = data.draw(st.lists(st.integers(0, 1), min_size=3, max_size=3))
+    masks = index.masks(torch.tensor(scenario), torch.tensor(excluded))
+    for request in range(3):
+        eligible = [
+            stock[row] and shown[scenario[request]][row] and key not in excluded[request]
+            for row, key in enumerate(index.keys_N.tolist())
+        ]
+        assert masks.eligible_BN[request].tolist() == eligible
+        for length, level in enumerate(masks.alive, 1):
             prefixes = sorted({sid[:length] for sid in sids})
-            wanted = [
-                any(ok and s[:length] == p for s, ok in zip(sids, eligible[request], strict=True))
-                for p in prefixes
-            ]
-            assert level[request].tolist() == wanted
+            below = {s[:length] for s, ok in zip(sids, eligible, strict=True) if ok}
+            assert level[request].tolist() == [prefix in below for prefix in prefixes]
+
+
+@given(SIDS, st.data())
+def test_a_change_of_stock_is_the_index_built_anew_and_leaves_the_old_one_alone(
+    sids: list[tuple[int, ...]], data: st.DataObject
+) -> None:
+    flags = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
+    stock, *shown = (data.draw(flags) for _ in range(3))
+    old = build(sids, in_stock=torch.tensor(stock), scenarios=torch.tensor(shown))
+    kept = old.counts_KT.clone()
+    keys = st.sampled_from([3, *old.keys_N.tolist()])  # 3: an item nobody knows
+    changes = data.draw(st.lists(st.tuples(keys, st.booleans()), max_size=12))
+    after = {**dict(zip(old.keys_N.tolist(), stock, strict=True)), **dict(changes)}
+    after.pop(3, None)
+    new = old.with_stock(
+        torch.tensor([key for key, _ in changes], dtype=torch.int64),
+        torch.tensor([there for _, there in changes], dtype=torch.bool),
+    )
+    wanted = build(sids, in_stock=torch.tensor(list(after.values())), scenarios=torch.tensor(shown))
+    assert torch.equal(new.counts_KT, wanted.counts_KT)
+    assert torch.equal(new.in_stock_N, wanted.in_stock_N)
+    assert torch.equal(old.counts_KT, kept)
+    assert old.in_stock_N.tolist() == stock
+
+
+def test_masks_of_one_request_leave_the_next_ones_alone() -> None:
+    index = build([(0,), (1,)])
+    for excluded in ([[100]], [[UNKNOWN]]):
+        masks = index.masks(torch.tensor([0]), torch.tensor(excluded))
+        assert masks.eligible_BN.tolist() == [[excluded == [[UNKNOWN]], True]]
 
 
 @given(SIDS)
@@ -85,8 +124,8 @@ def test_eligible_is_stock_and_scenario_and_not_excluded() -> None:
         scenarios=torch.tensor([[True] * 4, [True, True, False, True]]),
     )
     excluded = torch.tensor([[121, -1, 5], [-1, -1, -1]])
-    eligible = index.eligible(torch.tensor([0, 1]), excluded)
-    assert eligible.tolist() == [[True, False, True, False], [True, False, False, True]]
+    masks = index.masks(torch.tensor([0, 1]), excluded)
+    assert masks.eligible_BN.tolist() == [[True, False, True, False], [True, False, False, True]]
 
 
 def test_rows_follow_the_keys_whatever_the_order_they_came_in() -> None:
@@ -96,6 +135,17 @@ def test_rows_follow_the_keys_whatever_the_order_they_came_in() -> None:
     ]  # fmt: skip
     assert index.sid_of(30) == (3,)
     assert index.sid_of(31) is None
+
+
+@given(SIDS)
+def test_children_are_the_same_looked_up_or_made(sids: list[tuple[int, ...]]) -> None:
+    for level in build(sids).levels:
+        nodes = torch.arange(len(level.codes)).expand(2, -1)
+        assert level.table is not None
+        for looked_up, made in zip(
+            level.children(nodes), replace(level, table=None).children(nodes), strict=True
+        ):
+            assert torch.equal(looked_up, made)
 
 
 def test_structure_takes_two_bytes_a_leaf_and_six_an_inner_node() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.decoding.item_index import ItemIndex, UnknownSemanticId
+from models.decoding.legal import ScoreSemantics
 from models.generator.batch import Batch, collate, excluded_keys
 from models.generator.config import GeneratorConfig, InstructionPosition
 from models.generator.generator import Generator
@@ -37,16 +38,34 @@ def some_sids(batch: Batch, candidates: int = 6) -> torch.Tensor:
     return INDEX.sids[leaves].long()
 
 
+@pytest.mark.parametrize("semantics", list(ScoreSemantics))
 @pytest.mark.parametrize("position", list(InstructionPosition))
-def test_the_search_gives_the_teacher_forced_log_probs(position: InstructionPosition) -> None:
+def test_the_search_gives_the_teacher_forced_log_probs(
+    position: InstructionPosition, semantics: ScoreSemantics
+) -> None:
     model = generator(replace(small_config(), instruction_position=position))
     batch = collate(MIXED, INDEX, SCENARIOS)
-    eligible = INDEX.eligible(batch.scenario_B, excluded_keys(MIXED))
+    masks = INDEX.masks(batch.scenario_B, excluded_keys(MIXED))
     with torch.no_grad():
-        found = model.search(model.begin(batch, INDEX), INDEX, eligible, 25)
-        forced = model.sid_logprobs(batch, INDEX.sids[found.leaves_BW].long(), INDEX)
+        found = model.search(model.begin(batch, INDEX), INDEX, masks, 25, semantics)
+        sids = INDEX.sids[found.leaves_BW].long()
+        forced = model.sid_logprobs(batch, sids, INDEX, semantics)
     assert bool(found.live_BW.all())
     assert_close(found.logprobs_BWL, forced, atol=1e-5, rtol=0)
+
+
+def test_samples_carry_the_log_probs_of_the_policy_and_none_comes_twice() -> None:
+    model = generator()
+    batch = collate(MIXED, INDEX, SCENARIOS)
+    masks = INDEX.masks(batch.scenario_B, excluded_keys(MIXED))
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        sample = model.sample(model.begin(batch, INDEX), INDEX, masks, 8, random)
+        sids = INDEX.sids[sample.found.leaves_BW].long()
+        forced = model.sid_logprobs(batch, sids, INDEX)
+    assert_close(sample.found.logprobs_BWL, forced, atol=1e-5, rtol=0)
+    assert [len(set(row)) for row in sample.found.leaves_BW.tolist()] == [8, 8, 8]
+    assert bool((sample.logprobs_BW > sample.found.scores_BW - 1e-5).all())  # masks take mass away
 
 
 def test_the_log_probs_of_all_legal_sids_sum_to_one() -> None:
@@ -134,7 +153,7 @@ def test_item_log_probs_are_a_softmax_over_all_items_of_the_sid() -> None:
     leaves = torch.arange(len(INDEX.sids)).expand(len(MIXED), -1)
     ranked = model.rank_items(model.begin(batch, INDEX), INDEX, leaves)
     assert_close(ranked.logprobs_BWI.exp().sum(dim=2), torch.ones(len(MIXED), len(INDEX.sids)))
-    assert ranked.rows_BWI.shape[2] > 1
+    assert ranked.places_BWI.shape[2] > 1
 
 
 def test_an_unknown_sid_is_refused_by_name() -> None:
@@ -222,8 +241,8 @@ def test_an_index_of_one_level_is_searched_too() -> None:
     model = generator(replace(small_config(), levels=1, scenarios=1))
     one = msgspec.structs.replace(MIXED[1], scenario="home", exclude_keys=[2])
     batch = collate([one], index, ["home"])
-    eligible = index.eligible(batch.scenario_B, excluded_keys([one]))
-    found = model.search(model.begin(batch, index), index, eligible, 10)
+    masks = index.masks(batch.scenario_B, excluded_keys([one]))
+    found = model.search(model.begin(batch, index), index, masks, 10)
     sids = index.sids[found.leaves_BW].long()
     assert_close(
         model.sid_logprobs(batch, sids, index)[found.live_BW], found.logprobs_BWL[found.live_BW]

@@ -38,7 +38,7 @@ def test_no_item_is_excluded_out_of_stock_or_of_another_scenario() -> None:
 
 
 def test_as_many_items_as_beams_and_all_eligible_ones_when_there_are_fewer() -> None:
-    eligible = INDEX.eligible(torch.tensor([0]), torch.tensor([REQUESTS[3].exclude_keys]))
+    eligible = INDEX.masks(torch.tensor([0]), torch.tensor([REQUESTS[3].exclude_keys])).eligible_BN
     counts = [len(answer.items) for answer in answers()]
     assert counts == [20, 7, 20, int(eligible.sum())]
 
