@@ -15,7 +15,10 @@ from agents.workers import WORKERS, UnknownWorker, run_worker
 from schemas.errors import InvalidRecord
 from streams.local.errors import NotRunning, RedisMissing, ServerExited, UnknownProcess
 
-VERBS = ("demo", "up", "down", "status", "logs", "worker", "recommend", "config", "import")
+VERBS = (
+    *("demo", "up", "down", "status", "logs", "worker", "recommend", "config", "import"),
+    "restore",
+)
 
 
 def oxygenrec(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
