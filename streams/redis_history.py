@@ -93,8 +93,11 @@ class RedisErasures:
         self._script = client.register_script(script("history"))
 
     async def apply(self, erased: UserErased) -> None:
-        """Drops history and profile and sets the marker. Raises redis' errors: apply it again."""
-        await self._script(args=[0, ERASED_MARKER_MS, *_erasure(erased)])
+        """Drops history and profile and sets the marker. Raises redis' errors: apply it again.
+
+        It needs no epoch: in a Redis that was emptied the marker is as right as in any other.
+        """
+        await self._script(args=[0, ERASED_MARKER_MS, 1, *_erasure(erased)])
 
 
 def _entry(action: UserAction) -> tuple[Any, ...]:

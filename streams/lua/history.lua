@@ -1,6 +1,6 @@
 -- One batch of the router: behaviour into `history:{user}`, popularity into `popular:{scenario}`, erasures in order.
--- ARGV[1] kept actions a user, ARGV[2] how long the marker of an erasure stays (ms), ARGV[3] 1 for a restore,
--- which writes before the key `epoch` is there; then seven values an entry:
+-- ARGV[1] kept actions a user, ARGV[2] how long the marker of an erasure stays (ms), ARGV[3] 1 to write
+-- also while the key `epoch` is missing (a restore, an erasure at the edge); then seven values an entry:
 --   "a", user, score (event_time_ms), member, weight (0 raises nothing), scenario, item key ("" for none)
 --   "e", user, score (event_time_ms), and four empty values
 -- Returns the number of actions that history did not hold yet.
