@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from agents.catalog_index import decode_changes, row_of
 from agents.exit_codes import ExitCode
+from agents.routing import RememberedEvents, event_of
 from agents.settings import Settings
 from schemas import topics
 from schemas.actions import ActionRecord, UserAction, UserErased
@@ -170,11 +171,15 @@ class Restore:
         settings = self._settings
         with router_client(settings.redis) as client:
             writer = HistoryWriter(client, settings.router.history_length, restoring=True)
+            remembered = self._settings.router.remembered_events
+            seen = [RememberedEvents(remembered) for _ in range(self._partitions[topics.ACTIONS])]
             async for partition, records in self._read(topics.ACTIONS):
-                admitted = self._admitted(partition, records)
+                admitted = self._admitted(partition, records, seen[partition])
                 self._done.actions += await asyncio.to_thread(writer.write, admitted)
 
-    def _admitted(self, partition: int, records: Sequence[LogRecord]) -> list[ActionRecord]:
+    def _admitted(
+        self, partition: int, records: Sequence[LogRecord], seen: RememberedEvents
+    ) -> list[ActionRecord]:
         """Returns what the router put into history when it read these records."""
         decoder: Decoder[ActionRecord] = Decoder(RECORDS[topics.ACTIONS])
         partitions = self._partitions[topics.ACTIONS]
@@ -184,10 +189,13 @@ class Restore:
             action = _decoded(decoder, record.value or b"")
             if action is None or partition_of(action.user_id.encode(), partitions) != partition:
                 continue  # a dead letter; or misrouted, and there is a copy in its own partition
-            if isinstance(action, UserAction) and reject_action(
-                action, now_ms=record.timestamp_ms, scenarios=scenarios
+            event = event_of(action)
+            if isinstance(action, UserAction) and (
+                event in seen
+                or reject_action(action, now_ms=record.timestamp_ms, scenarios=scenarios)
             ):
                 continue
+            seen.add([event])
             admitted.append(action)
         return admitted
 

@@ -41,6 +41,11 @@ class Batch:
     contradictions: int = 0  # of a `ce_id` header with the body, which counts
 
 
+def event_of(record: ActionRecord) -> str:
+    """Returns what tells an event from all others: its id belongs to its user."""
+    return f"{record.user_id}\n{record.event_id}"
+
+
 class RememberedEvents:
     """The newest event ids of a partition. It saves work and counts; no guarantee rests on it."""
 
@@ -135,7 +140,7 @@ class Routing:
         seen: set[tuple[int, str]],
     ) -> None:
         source = message.source
-        event = f"{record.user_id}\n{record.event_id}"
+        event = event_of(record)
         if isinstance(record, UserErased):
             batch.history.append(record)
             return
