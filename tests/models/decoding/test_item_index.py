@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.decoding.item_index import UNKNOWN, ItemIndex, ItemIndexInvalid, UnknownSemanticId
@@ -56,6 +56,7 @@ def test_children_are_the_longer_prefixes_and_leaves_hold_their_items(
 
 
 @given(SIDS, st.data())
+@settings(max_examples=40)
 def test_a_node_is_alive_iff_an_eligible_item_stands_below(
     sids: list[tuple[int, ...]], data: st.DataObject
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_node_is_alive_iff_an_eligible_item_stands_below(
 
 
 @given(SIDS, st.data())
+@settings(max_examples=40)
 def test_a_change_of_stock_is_the_index_built_anew_and_leaves_the_old_one_alone(
     sids: list[tuple[int, ...]], data: st.DataObject
 ) -> None:
@@ -138,6 +140,7 @@ def test_rows_follow_the_keys_whatever_the_order_they_came_in() -> None:
 
 
 @given(SIDS)
+@settings(max_examples=40)
 def test_children_are_the_same_looked_up_or_made(sids: list[tuple[int, ...]]) -> None:
     for level in build(sids).levels:
         nodes = torch.arange(len(level.codes)).expand(2, -1)
