@@ -27,8 +27,10 @@ from streams.redis_epoch import begin_epoch
 CANNOT_BE_HAD = (JavaMissing, KafkaJarsUnavailable, RedisMissing, TritonUnavailable)
 
 # A shared machine's pauses are no defects: no deadline for one example; a failure prints its seed.
-hypothesis_settings.register_profile("house", deadline=None, print_blob=True)
-hypothesis_settings.load_profile("house")
+# Half as many examples at a desk as in CI: the default tier is to stay under a minute there.
+hypothesis_settings.register_profile("ci", deadline=None, print_blob=True, max_examples=100)
+hypothesis_settings.register_profile("desk", deadline=None, print_blob=True, max_examples=50)
+hypothesis_settings.load_profile("ci" if os.environ.get("CI") == "true" else "desk")
 
 
 @pytest.hookimpl(wrapper=True)
