@@ -40,7 +40,7 @@ down: setup ## Stop what `make up` started
 test: lint types test-default test-integration ## Everything: checks, default tier, integration tier
 
 test-default: setup ## The default tier: no server, under a minute
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-integration: setup ## The integration tier: real Kafka, Redis and Triton
 	$(BIN)/pytest -m integration

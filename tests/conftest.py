@@ -5,6 +5,7 @@ test that wants it, with one line that says why; where CI=true it fails it, so t
 there means that everything ran. A server that is there and does not start is always a failure.
 """
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -31,6 +32,17 @@ CANNOT_BE_HAD = (JavaMissing, KafkaJarsUnavailable, RedisMissing, TritonUnavaila
 hypothesis_settings.register_profile("ci", deadline=None, print_blob=True, max_examples=100)
 hypothesis_settings.register_profile("desk", deadline=None, print_blob=True, max_examples=50)
 hypothesis_settings.load_profile("ci" if os.environ.get("CI") == "true" else "desk")
+
+
+def pytest_configure() -> None:
+    """Collect no garbage while torch and the tests are imported: nothing of it is ever freed."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later collection."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
