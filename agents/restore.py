@@ -175,7 +175,7 @@ class Restore:
             seen = [RememberedEvents(remembered) for _ in range(self._partitions[topics.ACTIONS])]
             async for partition, records in self._read(topics.ACTIONS):
                 admitted = self._admitted(partition, records, seen[partition])
-                self._done.actions += await asyncio.to_thread(writer.write, admitted)
+                self._done.actions += (await asyncio.to_thread(writer.write, admitted)).fresh
 
     def _admitted(
         self, partition: int, records: Sequence[LogRecord], seen: RememberedEvents

@@ -4,7 +4,8 @@ One batch, in the order of guarantee 3 (docs/architecture.md); a crash between t
 the batch, and every step is idempotent:
 
 1. decode, validate, tell duplicates and misrouted keys apart (`agents/routing.py`);
-2. one Lua call: history and popularity of all users of the batch;
+2. one Lua call: history and popularity of all users of the batch; what it counts decides which
+   clicks are high-value (`agents/high_value.py`);
 3. produce high-value actions, then the watermark of each partition; dead letters; misrouted ones;
 4. await every acknowledgement;
 5. commit the offsets.
@@ -28,6 +29,7 @@ from typing import cast
 import redis
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from agents.high_value import chosen
 from agents.routing import Arrived, Batch, Routing
 from agents.settings import Settings
 from schemas import topics
@@ -173,12 +175,13 @@ class Router:
         """Writes until Redis has it. Without Redis nothing may go on: history comes first."""
         while not stop.is_set():
             try:
-                fresh = self._history.write(batch.history)
+                written = self._history.write(batch.history, batch.counted)
             except redis.RedisError as error:
                 logger.warning("Redis does not take history", extra={"cause": str(error)})
                 stop.wait(REDIS_RETRY_S)
             else:
-                metrics.ROUTED.labels(kind="history").inc(fresh)
+                batch.high_value = chosen(batch.candidates, written.clicks)
+                metrics.ROUTED.labels(kind="history").inc(written.fresh)
                 return True
         return False
 
@@ -186,9 +189,9 @@ class Router:
         """Queues everything the batch asks for, watermarks behind the actions they speak about."""
         sent = [
             self._producer.send(
-                topics.HIGH_VALUE_ACTIONS, action, action.user_id, partition=partition
+                topics.HIGH_VALUE_ACTIONS, one.record, one.record.user_id, partition=one.partition
             )
-            for partition, action in batch.high_value
+            for one in batch.high_value
         ]
         sent += self._send_watermarks(risen)
         sent += [

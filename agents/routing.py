@@ -7,6 +7,7 @@ events of the batch remembered, so that a repeat of them is told from a first ti
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from agents.high_value import Candidate, HighValuePolicy, HighValueTable
 from agents.settings import RouterConfig
 from schemas import topics
 from schemas.actions import ActionRecord, UserAction, UserErased
@@ -29,10 +30,16 @@ class Arrived:
 
 @dataclass(slots=True)
 class Batch:
-    """What a batch asks for; `positions` holds the next offset by partition."""
+    """What a batch asks for; `positions` holds the next offset by partition.
+
+    Which of the candidates are high-value is known when history is written: `high_value` is empty
+    until then. `counted` are the places in `history` whose clicks that takes.
+    """
 
     history: list[UserAction | UserErased] = field(default_factory=list)
-    high_value: list[tuple[int, UserAction]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)
+    high_value: list[Candidate] = field(default_factory=list)
     misrouted: list[tuple[str, Source]] = field(default_factory=list)
     dead: list[tuple[Source, Rejection]] = field(default_factory=list)
     positions: dict[int, int] = field(default_factory=dict)
@@ -72,7 +79,8 @@ class Routing:
         self._scenarios = scenarios
         self._partitions = partitions
         self._decoder: Decoder[ActionRecord] = Decoder(RECORDS[topics.ACTIONS])
-        self._high_value = frozenset(config.high_value)
+        default = HighValuePolicy(actions=config.high_value, clicks=config.high_value_clicks)
+        self._high_value = HighValueTable(default, config.by_scenario)
         self._watermarks: dict[int, SourceWatermark] = {}
         self._remembered: dict[int, RememberedEvents] = {}
         self._announced: dict[int, int] = {}
@@ -154,9 +162,15 @@ class Routing:
             return
         seen.add((source.partition, event))
         batch.events.setdefault(source.partition, []).append(event)
+        needs = self._high_value.clicks_needed(record)
+        if needs is not None:
+            place = len(batch.history)
+            batch.candidates.append(
+                Candidate(partition=source.partition, record=record, place=place, needs=needs)
+            )
+            if needs:
+                batch.counted.append(place)
         batch.history.append(record)
-        if record.action in self._high_value:
-            batch.high_value.append((source.partition, record))
 
     def _known(self, partition: int) -> RememberedEvents | tuple[()]:
         return self._remembered.get(partition, ())

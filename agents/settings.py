@@ -11,10 +11,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from agents.high_value import DEFAULT_ACTIONS, HighValuePolicy
 from agents.log_lines import LogConfig
 from models.policy.config import PolicyConfig
 from models.reasoning.brief import BriefConfig
@@ -65,13 +66,11 @@ class RouterConfig:
     # How far a live clock's watermark stays behind now when a partition is read out
     live_lag_ms: int = 2_000
     clock: Clock = "live"  # or "event" in a replay: no wall clock is used
-    high_value: tuple[ActionType, ...] = (
-        ActionType.ORDER,
-        ActionType.CART,
-        ActionType.FAVORITE,
-        ActionType.SEARCH,
-        ActionType.DISLIKE,
-    )
+    high_value: tuple[ActionType, ...] = DEFAULT_ACTIONS
+    high_value_clicks: Annotated[int, msgspec.Meta(ge=0)] = 0  # the n-th on one item; 0: none
+    # Scenarios with a policy of their own, whole: `[router.by_scenario.search]` in TOML, JSON in
+    # the environment
+    by_scenario: dict[str, HighValuePolicy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,13 +217,42 @@ def _build(values: dict[str, tuple[Any, str]]) -> Settings:
         section, _, name = key.partition(".")
         wanted = {f.name: f.type for f in fields(sections[section])}[name]  # type: ignore[arg-type]
         bodies[section][name] = _convert(key, value, source, wanted)
-    return Settings(**{s: sections[s](**body) for s, body in bodies.items()})  # type: ignore[operator]
+    built = Settings(**{s: sections[s](**body) for s, body in bodies.items()})  # type: ignore[operator]
+    _check_scenarios(built, values)
+    return built
 
 
 def _convert(key: str, value: Any, source: str, wanted: Any) -> Any:
-    if isinstance(value, str) and getattr(wanted, "__origin__", None) is tuple:
-        value = [part.strip() for part in value.split(",") if part.strip()]
+    strict = not isinstance(value, str)
+    origin = getattr(wanted, "__origin__", None)
     try:
-        return msgspec.convert(value, wanted, strict=not isinstance(value, str))
-    except msgspec.ValidationError as error:
+        if isinstance(value, str) and origin is tuple:
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, str) and origin is dict:
+            value = msgspec.json.decode(value)
+        if origin is dict:
+            _check_rows(key, value, source, wanted.__args__[1])
+        return msgspec.convert(value, wanted, strict=strict)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise InvalidSetting(key=key, source=source, detail=str(error)) from error
+
+
+def _check_rows(key: str, table: Any, source: str, row: Any) -> None:
+    """Raises `UnknownSetting` for a field that the rows of a table do not have."""
+    known = [f.name for f in fields(row)]
+    for name, body in table.items() if isinstance(table, dict) else ():
+        for unknown in body.keys() - set(known) if isinstance(body, dict) else ():
+            raise UnknownSetting(
+                key=f"{key}.{name}.{unknown}",
+                source=source,
+                known=[f"{key}.{name}.{one}" for one in known],
+            )
+
+
+def _check_scenarios(settings: Settings, values: dict[str, tuple[Any, str]]) -> None:
+    """Raises `InvalidSetting` for a row of a scenario that is not served: it would never count."""
+    served = settings.serving.scenarios
+    key = "router.by_scenario"
+    for unknown in settings.router.by_scenario.keys() - set(served):
+        detail = f"found scenario {unknown}, wanted one of {', '.join(served)}"
+        raise InvalidSetting(key=key, source=values[key][1], detail=detail)

@@ -3,7 +3,8 @@
 To change what makes an item popular: `POPULARITY`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -65,6 +66,14 @@ class RedisHistory:
         return [_behaviour.decode(cast(bytes, member)) for member in members]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """How many actions history did not hold yet, and the clicks that were asked for, by place."""
+
+    fresh: int
+    clicks: dict[int, int]
+
+
 class HistoryWriter:
     """Writes a batch of actions and erasures in one Lua call; a repeated batch changes nothing."""
 
@@ -76,14 +85,26 @@ class HistoryWriter:
         self._history_length = history_length
         self._restoring = int(restoring)
 
-    def write(self, records: Sequence[UserAction | UserErased]) -> int:
-        """Returns how many actions history did not hold yet. Raises redis' errors: write again."""
+    def write(
+        self, records: Sequence[UserAction | UserErased], counted: Collection[int] = ()
+    ) -> Written:
+        """Writes records in order. Raises redis' errors: write again.
+
+        `counted`: places of actions in `records`; the answer says for each how many clicks of its
+        user on its item history holds up to its time, itself among them. A repeat says the same.
+        """
         if not records:
-            return 0
+            return Written(fresh=0, clicks={})
+        places = sorted(counted)
+        asked = set(places)
         arguments: list[Any] = [self._history_length, ERASED_MARKER_MS, self._restoring]
-        for record in records:
-            arguments += _erasure(record) if isinstance(record, UserErased) else _entry(record)
-        return int(self._script(args=arguments))
+        for place, record in enumerate(records):
+            if isinstance(record, UserErased):
+                arguments += _erasure(record)
+            else:
+                arguments += _entry(record, "c" if place in asked else "a")
+        fresh, *clicks = self._script(args=arguments)
+        return Written(fresh=int(fresh), clicks=dict(zip(places, map(int, clicks), strict=True)))
 
 
 class RedisErasures:
@@ -100,10 +121,10 @@ class RedisErasures:
         await self._script(args=[0, ERASED_MARKER_MS, 1, *_erasure(erased)])
 
 
-def _entry(action: UserAction) -> tuple[Any, ...]:
+def _entry(action: UserAction, kind: str) -> tuple[Any, ...]:
     behaviour = behaviour_of(action)
     return (
-        *("a", action.user_id, action.event_time_ms, encode(behaviour)),
+        *(kind, action.user_id, action.event_time_ms, encode(behaviour)),
         *(POPULARITY.get(action.action, 0), action.scenario),
         "" if behaviour.item_key is None else behaviour.item_key,
     )

@@ -2,14 +2,29 @@
 -- ARGV[1] kept actions a user, ARGV[2] how long the marker of an erasure stays (ms), ARGV[3] 1 to write
 -- also while the key `epoch` is missing (a restore, an erasure at the edge); then seven values an entry:
 --   "a", user, score (event_time_ms), member, weight (0 raises nothing), scenario, item key ("" for none)
+--   "c", as "a": an action whose user's clicks on its item are asked for
 --   "e", user, score (event_time_ms), and four empty values
--- Returns the number of actions that history did not hold yet.
+-- Returns the number of actions that history did not hold yet; behind it, for each "c" in order, how many
+-- clicks on its item history holds up to its time, itself among them (0: it was refused). A repeat counts alike.
 if ARGV[3] ~= '1' and redis.call('EXISTS', 'epoch') == 0 then
   return redis.error_reply('NOEPOCH Redis holds no key epoch: run `oxygenrec restore`')
 end
 local kept = tonumber(ARGV[1])
 local marker_ms = ARGV[2]
 local fresh = 0
+local answer = {0}
+
+-- Quotation marks inside a member's texts are escaped: a query cannot pass for a field.
+local function clicks_on(history, item, score)
+  local clicks, field = 0, '"item_key":' .. item .. '[,}]'
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', history, '-inf', score)) do
+    if string.find(member, '"action":"click"', 1, true) and string.find(member, field) then
+      clicks = clicks + 1
+    end
+  end
+  return clicks
+end
+
 for at = 4, #ARGV, 7 do
   local user, score = ARGV[at + 1], ARGV[at + 2]
   local history, marker = 'history:' .. user, 'erased:' .. user
@@ -21,6 +36,7 @@ for at = 4, #ARGV, 7 do
     redis.call('SET', marker, score, 'PX', marker_ms)
   else
     local erased = redis.call('GET', marker)
+    local clicks = 0
     if not erased or tonumber(score) > tonumber(erased) then
       local member = ARGV[at + 3]
       if redis.call('ZADD', history, score, member) == 1 then
@@ -36,7 +52,14 @@ for at = 4, #ARGV, 7 do
           end
         end
       end
+      if ARGV[at] == 'c' then
+        clicks = clicks_on(history, ARGV[at + 6], score)
+      end
+    end
+    if ARGV[at] == 'c' then
+      answer[#answer + 1] = clicks
     end
   end
 end
-return fresh
+answer[1] = fresh
+return answer

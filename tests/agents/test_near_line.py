@@ -13,7 +13,7 @@ from models.reasoning.item_text import item_text
 from models.reasoning.text_encoder import CharacterEncoder
 from models.vectors import pack
 from schemas import topics
-from schemas.actions import ActionType, UserAction, UserErased
+from schemas.actions import ActionType, HighValueRecord, UserAction, UserErased
 from schemas.catalog import SidAssignment, item_key_of
 from schemas.codec import RECORDS, Decoder
 from schemas.dead_letters import DeadLetter, Reason
@@ -38,6 +38,9 @@ from tests.agents.near_line import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
+HIGH_VALUE: Decoder[HighValueRecord] = Decoder(RECORDS[topics.HIGH_VALUE_ACTIONS])
+# `detail` has a policy of its own: an order, and every click on an item from the second on
+POLICY = {"OXYGENREC_ROUTER__BY_SCENARIO": '{"detail": {"actions": ["order"], "clicks": 2}}'}
 NAMES = ("router", "window-aggregator", "instruction-writer", "catalog-indexer")
 
 
@@ -99,7 +102,7 @@ def near_line(
     begin_epoch(RedisConfig(url=redis_server.url), now_ms=0)
     with LocalKafka(folder / "kafka") as broker:
         broker.ensure_topics(topic_table(PARTITIONS))
-        environment = worker_environment(broker.bootstrap, redis_server.url, home)
+        environment = worker_environment(broker.bootstrap, redis_server.url, home, **POLICY)
         workers = {name: WorkerProcess(name, environment, folder) for name in NAMES}
         logs = Logs(broker.bootstrap)
         try:
@@ -172,6 +175,26 @@ def test_a_window_becomes_an_instruction_with_profile_and_search(
     ]
     assert near_line.instruction("bob") is None
     assert near_line.redis.zcard("history:bob") == 1
+
+
+def test_the_second_click_on_an_item_opens_a_window_where_the_scenario_says_so(
+    near_line: NearLine,
+) -> None:
+    near_line.act("gus", "g1", ActionType.CLICK, scenario="detail", item_id="item-3")
+    near_line.act("gus", "g2", ActionType.CLICK, scenario="detail", item_id="item-4")
+    near_line.act("ivy", "i1", ActionType.CLICK, scenario="detail", item_id="item-3")
+    near_line.act("ivy", "i2", ActionType.CART, scenario="detail", item_id="item-3")
+    near_line.act("ivy", "i3", ActionType.CLICK, scenario="detail", item_id="item-3")
+    near_line.act("jan", "j1", ActionType.CLICK)
+    near_line.act("jan", "j2", ActionType.CLICK)  # home has the default: no click counts
+    eventually(lambda: near_line.instruction("ivy"), 30, "the instruction of a second click")
+    forwarded = [
+        record.event_id
+        for part in near_line.logs.read(topics.HIGH_VALUE_ACTIONS)
+        for message in part
+        if isinstance(record := HIGH_VALUE.decode(message.value() or b""), UserAction)
+    ]
+    assert [event for event in forwarded if event[0] in "gij"] == ["i3"]
 
 
 def test_poison_reaches_dead_letters_and_the_actions_beside_it_history(

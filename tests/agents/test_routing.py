@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
+from agents.high_value import HighValuePolicy
 from agents.routing import Arrived, RememberedEvents, Routing
 from agents.settings import RouterConfig
 from schemas.actions import ActionType, UserAction, UserErased
@@ -66,8 +68,32 @@ def test_every_usable_action_reaches_history_and_high_value_ones_go_on(routing: 
     records = [action("ann", str(n), kind) for n, kind in enumerate(kinds)]
     batch = routing.route([arrived(r, n) for n, r in enumerate(records)], NOW_MS)
     assert batch.history == records
-    assert {a.action for _, a in batch.high_value} == set(CONFIG.high_value)
+    assert {one.record.action for one in batch.candidates} == set(CONFIG.high_value)
+    assert not batch.counted
     assert batch.positions == {partition_of(b"ann", PARTITIONS): len(kinds)}
+
+
+def test_each_scenario_has_its_own_policy_and_a_click_waits_for_its_count() -> None:
+    config = replace(
+        CONFIG,
+        by_scenario={"detail": HighValuePolicy(actions=(ActionType.ORDER,), clicks=3)},
+    )
+    routing = Routing(config, SCENARIOS | {"detail"}, PARTITIONS)
+    routing.assign(range(PARTITIONS))
+    kinds = [ActionType.CLICK, ActionType.CART, ActionType.ORDER]
+    records = [
+        msgspec.structs.replace(action("ann", f"{scenario}-{kind}", kind), scenario=scenario)
+        for scenario in ("home", "detail")
+        for kind in kinds
+    ]
+    batch = routing.route([arrived(r, n) for n, r in enumerate(records)], NOW_MS)
+    assert [(one.record.event_id, one.needs) for one in batch.candidates] == [
+        ("home-cart", 0),
+        ("home-order", 0),
+        ("detail-click", 3),
+        ("detail-order", 0),
+    ]
+    assert [batch.history[place] for place in batch.counted] == [records[3]]
 
 
 def test_a_header_that_contradicts_the_body_is_counted_and_the_body_counts(
@@ -124,7 +150,7 @@ def test_a_misrouted_action_is_only_sent_to_its_partition(routing: Routing) -> N
     batch = routing.route([arrived(action(user, "1", ActionType.ORDER), partition=2)], NOW_MS)
     assert [u for u, _ in batch.misrouted] == [user]
     assert not batch.history
-    assert not batch.high_value
+    assert not batch.candidates
     assert routing.news() == {}
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.high_value import HighValuePolicy
 from agents.settings import InvalidSetting, Settings, UnknownSetting, load_settings, masked
 from schemas.actions import ActionType
 
@@ -28,6 +29,30 @@ def test_lists_and_flags_come_from_plain_text() -> None:
     )
     assert settings.router.high_value == (ActionType.ORDER, ActionType.SEARCH)
     assert settings.windows.stagger is False
+
+
+def test_a_policy_a_scenario_comes_from_a_table_or_from_json(tmp_path: Path) -> None:
+    file = tmp_path / "oxygenrec.toml"
+    file.write_text('[router.by_scenario.search]\nactions = ["order"]\nclicks = 3\n')
+    wanted = {"search": HighValuePolicy(actions=(ActionType.ORDER,), clicks=3)}
+    assert load_settings({"OXYGENREC_CONFIG": str(file)}).router.by_scenario == wanted
+    text = '{"search": {"actions": ["order"], "clicks": 3}}'
+    assert load_settings({"OXYGENREC_ROUTER__BY_SCENARIO": text}).router.by_scenario == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"moon": {}}', "found scenario moon, wanted one of home, search, detail"),
+        ('{"home": {"click": 3}}', r"did you mean router\.by_scenario\.home\.clicks\?"),
+        ('{"home": {"clicks": -1}}', r"router\.by_scenario"),
+        ('{"home": 3}', r"router\.by_scenario"),
+        ("{home", r"router\.by_scenario"),
+    ],
+)
+def test_a_wrong_row_of_a_scenario_is_named(text: str, said: str) -> None:
+    with pytest.raises((InvalidSetting, UnknownSetting), match=said):
+        load_settings({"OXYGENREC_ROUTER__BY_SCENARIO": text})
 
 
 def test_an_unknown_key_names_the_nearest_valid_one() -> None:

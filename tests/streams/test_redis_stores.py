@@ -4,6 +4,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 import redis
 import redis.asyncio
@@ -15,7 +16,13 @@ from schemas.users import UserProfile
 from streams.connections import RedisConfig
 from streams.local.redis_server import LocalRedis
 from streams.redis_client import edge_client, router_client, worker_client
-from streams.redis_history import HistoryWriter, RedisErasures, RedisHistory, behaviour_of
+from streams.redis_history import (
+    HistoryWriter,
+    RedisErasures,
+    RedisHistory,
+    Written,
+    behaviour_of,
+)
 from streams.redis_instructions import RedisInstructions, instruction_key
 from streams.redis_items import RedisItems
 from streams.redis_profiles import RedisProfiles
@@ -70,7 +77,7 @@ async def test_history_is_the_newest_actions_oldest_first(
 ) -> None:
     actions = [action(user, n) for n in range(30)]
     shuffled = random.Random(3).sample(actions, len(actions))
-    assert HistoryWriter(router, history_length=20).write(shuffled) >= 20
+    assert HistoryWriter(router, history_length=20).write(shuffled).fresh >= 20
     kept = await RedisHistory(client).recent(user, 200)
     assert kept == [behaviour_of(a) for a in actions[-20:]]
     assert await RedisHistory(client).recent(user, 5) == kept[-5:]
@@ -86,11 +93,32 @@ async def test_a_repeated_batch_changes_neither_history_nor_popularity(
         action(user, 3, ActionType.EXPOSE, scenario=scenario),
     ]
     writer = HistoryWriter(router, history_length=2)  # the order falls out of history at once
-    assert writer.write(batch) == 3
+    assert writer.write(batch).fresh == 3
     before = await client.zrange(f"popular:{scenario}", 0, -1, withscores=True)
-    assert writer.write(batch) == 0
+    assert writer.write(batch).fresh == 0
     assert await client.zrange(f"popular:{scenario}", 0, -1, withscores=True) == before
     assert await RedisItems(client).popular(scenario, 10) == [item_key_of("item-1")]
+
+
+async def test_the_clicks_on_an_item_are_counted_up_to_each_click_and_a_repeat_counts_alike(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    said = f'"action":"click","item_key":{item_key_of("item-1")},'  # a query is no click
+    batch: list[UserAction | UserErased] = [
+        action(user, 1),
+        msgspec.structs.replace(action(user, 2), item_id="item-2"),
+        action(user, 3, ActionType.ORDER),
+        msgspec.structs.replace(action(user, 4, ActionType.SEARCH), item_id=None, query=said),
+        action(user, 5),
+        UserErased(event_id="e", user_id=f"{user}-other", event_time_ms=AT_MS),
+        msgspec.structs.replace(action(f"{user}-other", 0), event_time_ms=AT_MS),
+        action(user, 6),
+    ]
+    writer = HistoryWriter(router, 200)
+    first = writer.write(batch, [0, 1, 4, 6, 7])
+    assert first == Written(fresh=6, clicks={0: 1, 1: 1, 4: 2, 6: 0, 7: 3})
+    assert writer.write(batch, [0, 1, 4, 6, 7]) == Written(fresh=0, clicks=first.clicks)
+    assert writer.write(batch[:1]) == Written(fresh=0, clicks={})
 
 
 async def test_popularity_weighs_what_was_done(
