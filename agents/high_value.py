@@ -11,7 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas.actions import ActionType, UserAction
+from schemas.actions import ActionType, UserAction, UserErased
 
 DEFAULT_ACTIONS = (
     ActionType.ORDER,
@@ -38,11 +38,12 @@ class HighValuePolicy:
 class Candidate:
     """A record for `partition` of `high-value-actions`, if history counts `needs` clicks (0: any).
 
-    `place` is its index in the batch's history, by which the count comes back.
+    `place` is its index in the batch's history, by which the count comes back. An erasure always
+    goes on: it closes what the user's actions opened.
     """
 
     partition: int
-    record: UserAction
+    record: UserAction | UserErased
     place: int
     needs: int = 0
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from agents.ports import HistoryStore, ItemStore, ProfileStore, Reasoner, TextEncoder
 from models.reasoning.context import ReasoningContext
 from models.vectors import pack
@@ -24,8 +26,13 @@ class Composer:
     profiles: ProfileStore
     history_length: int
 
-    async def compose(self, trigger: InstructionTrigger, now_ms: int) -> ReasoningInstruction:
-        """Returns the instruction as of the trigger's time. Raises what its parts raise."""
+    async def compose(
+        self, trigger: InstructionTrigger, now_ms: int, erased_ms: int | None = None
+    ) -> ReasoningInstruction:
+        """Returns the instruction as of the trigger's time. Raises what its parts raise.
+
+        `erased_ms`: the erasure that `trigger` is `since`, written down in the instruction.
+        """
         context = await self._context(trigger)
         reasoning = await self.reasoner.reason(context)
         vector = self.encoder.encode([reasoning.text])[0]
@@ -41,6 +48,7 @@ class Composer:
             as_of_ms=trigger.until_ms,
             created_ms=now_ms,
             reasoner=reasoning.reasoner,
+            after_erasure_ms=erased_ms,
         )
 
     async def _context(self, trigger: InstructionTrigger) -> ReasoningContext:
@@ -54,6 +62,19 @@ class Composer:
             items=await self.items.rows(_item_keys(behaviour, trigger.actions)),
             profile=await self.profiles.profile(trigger.user_id),
         )
+
+
+def since(trigger: InstructionTrigger, erased_ms: int | None) -> InstructionTrigger | None:
+    """Returns the trigger with what its user did after the erasure alone; None if that is nothing.
+
+    Without actions (a refresh) it speaks about history, which Redis clears itself.
+    """
+    if erased_ms is None:
+        return trigger
+    kept = [action for action in trigger.actions if action.event_time_ms > erased_ms]
+    if trigger.until_ms <= erased_ms or (trigger.actions and not kept):
+        return None
+    return msgspec.structs.replace(trigger, actions=kept)
 
 
 def _item_keys(behaviour: Sequence[Behaviour], window: Sequence[UserAction]) -> list[int]:

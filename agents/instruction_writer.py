@@ -3,7 +3,8 @@
 Many users at once (a call of an LLM takes seconds), one user's windows in their order, and of those
 that wait only the newest (`agents/trigger_queue.py`). Refreshes are read when no trigger is there.
 Offsets are committed in order, behind every effect: a crash repeats the triggers that were in hand,
-and the compare-and-set in Redis makes the repeat harmless.
+and the compare-and-set in Redis makes the repeat harmless. It also refuses what was made before its
+user was erased (decisions/0013).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
 from agents.artifact_folders import generation_folder, newest_generation
-from agents.instruction_composer import Composer
+from agents.instruction_composer import Composer, since
 from agents.ports import InstructionStore
 from agents.reasoners import open_reasoner
 from agents.settings import InstructionConfig, Settings
@@ -179,12 +180,14 @@ class InstructionWriter:
         self._tracker.finish(TopicPartition(source.topic, source.partition), source.offset)
 
     async def _write(self, trigger: InstructionTrigger, source: Source) -> None:
-        if await _with_redis(lambda: self._store.erased(trigger.user_id)):
+        erased_ms = await self._erased_ms(trigger.user_id)
+        kept = since(trigger, erased_ms)
+        if kept is None:
             metrics.INSTRUCTIONS.labels(result="erased").inc()  # no reasoner sees the window either
             return
         begun = time.monotonic()
         try:
-            made = await _with_redis(lambda: self._composer.compose(trigger, _now_ms()))
+            made = await _with_redis(lambda: self._composer.compose(kept, _now_ms(), erased_ms))
         except Exception as error:
             metrics.INSTRUCTIONS.labels(result="failed").inc()
             logger.exception("no instruction", extra={"trigger": trigger.trigger_id})
@@ -193,10 +196,16 @@ class InstructionWriter:
         metrics.REASONING_SECONDS.observe(time.monotonic() - begun)
         stored = await _with_redis(lambda: self._stored(made))
         if stored is None:
-            metrics.INSTRUCTIONS.labels(result="superseded").inc()
+            if await self._erased_ms(trigger.user_id) != erased_ms:
+                await self._write(trigger, source)  # erased meanwhile: of what came after, anew
+            else:
+                metrics.INSTRUCTIONS.labels(result="superseded").inc()
             return
         await asyncio.wrap_future(self._producer.send(topics.INSTRUCTIONS, stored, stored.user_id))
         metrics.INSTRUCTIONS.labels(result="stored").inc()
+
+    async def _erased_ms(self, user_id: str) -> int | None:
+        return await _with_redis(lambda: self._store.erased_ms(user_id))
 
     async def _stored(self, made: ReasoningInstruction) -> ReasoningInstruction | None:
         """Returns what `instructions` must hold: `made`, or itself as a crash left it in Redis."""

@@ -35,11 +35,11 @@ class InstructionStore(Protocol):
         ...
 
     async def write(self, instruction: ReasoningInstruction) -> bool:
-        """Stores it and returns True, unless one as new is there or the user is erased."""
+        """Stores it and returns True, unless one as new is there or the user was erased since."""
         ...
 
-    async def erased(self, user_id: str) -> bool:
-        """Returns whether the user's erasure is remembered: nothing of them is to be used."""
+    async def erased_ms(self, user_id: str) -> int | None:
+        """Returns the time of the user's erasure, None without one: what is older is not used."""
         ...
 
 

@@ -33,7 +33,7 @@ from agents.high_value import chosen
 from agents.routing import Arrived, Batch, Routing
 from agents.settings import Settings
 from schemas import topics
-from schemas.actions import Watermark
+from schemas.actions import UserAction, Watermark
 from streams import metrics
 from streams.admin import check_topics
 from streams.cloud_events import Headers
@@ -284,7 +284,8 @@ def _arrived(message: Message) -> Arrived | None:
 
 def _count(batch: Batch, consumed: int) -> None:
     metrics.CONSUMED.labels(worker=NAME, topic=topics.ACTIONS).inc(consumed)
-    metrics.ROUTED.labels(kind="high_value").inc(len(batch.high_value))
+    actions = sum(isinstance(one.record, UserAction) for one in batch.high_value)
+    metrics.ROUTED.labels(kind="high_value").inc(actions)
     metrics.DUPLICATES.labels(worker=NAME).inc(batch.duplicates)
     metrics.MISROUTED.inc(len(batch.misrouted))
     metrics.CONTRADICTING_HEADERS.inc(batch.contradictions)

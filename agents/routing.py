@@ -150,6 +150,10 @@ class Routing:
         source = message.source
         event = event_of(record)
         if isinstance(record, UserErased):
+            place = len(batch.history)
+            batch.candidates.append(
+                Candidate(partition=source.partition, record=record, place=place)
+            )
             batch.history.append(record)
             return
         rejection = reject_action(record, now_ms=now_ms, scenarios=self._scenarios)

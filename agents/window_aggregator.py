@@ -4,7 +4,8 @@ The order is what makes kill -9 at any instant neither lose nor double a trigger
 
 1. skip what was applied before (offset <= the largest `last_offset` in the partition's rows);
 2. skip an event id that the window's row already holds;
-3. write the row (with `trigger = first` and a new window, send its trigger too); on a watermark:
+3. write the row (with `trigger = first` and a new window, send its trigger too); on an erasure
+   delete the user's rows; on a watermark:
 4. send all triggers and await their acknowledgements, and those of triggers sent before;
 5. write the row `!p` (watermark, last offset);
 6. delete the windows.
@@ -40,7 +41,7 @@ from agents.faust_app import (
 from agents.settings import Settings
 from agents.stream_progress import InHand, OffsetsSkipped, StreamProgress
 from schemas import topics
-from schemas.actions import HighValueRecord, UserAction, Watermark
+from schemas.actions import HighValueRecord, UserAction, UserErased, Watermark
 from schemas.codec import RECORDS, Decoder, encode
 from schemas.dead_letters import Rejection
 from schemas.errors import InvalidRecord
@@ -146,6 +147,8 @@ class WindowAggregator:
             windows = self._windows(source.partition)
             if isinstance(record, Watermark):
                 await self._advance(windows, record, source.offset)
+            elif isinstance(record, UserErased):
+                self._erase(windows, record, source.offset)
             else:
                 sent = await self._observe(windows, record, source.offset)
         except InvalidRecord as error:
@@ -174,6 +177,12 @@ class WindowAggregator:
         sent = [await self._triggers.send(key=key, value=value)]
         self._sent_ahead += sent
         return sent
+
+    def _erase(self, windows: PartitionWindows, record: UserErased, offset: int) -> None:
+        for key in windows.erase(record.user_id, offset):
+            del self._table[key]
+            metrics.WINDOWS_ERASED.inc()
+        metrics.OPEN_WINDOWS.set(sum(map(len, self._partitions.values())))
 
     async def _advance(self, windows: PartitionWindows, record: Watermark, offset: int) -> None:
         closing = windows.advance(record.watermark_ms, offset)

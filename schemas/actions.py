@@ -90,4 +90,4 @@ class Watermark(Struct, frozen=True, kw_only=True, tag_field="schema", tag="wate
 
 
 ActionRecord = UserAction | UserErased
-HighValueRecord = UserAction | Watermark
+HighValueRecord = UserAction | UserErased | Watermark

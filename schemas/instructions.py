@@ -50,7 +50,8 @@ class ReasoningInstruction(
     """What the slow path concluded about one user, as of the time that its trigger speaks about.
 
     `vector` holds `dim` little-endian fp16 numbers made by the text encoder `encoder_id`; it is
-    only valid inside `generation`.
+    only valid inside `generation`. `after_erasure_ms` is the time of the user's erasure where there
+    was one: the instruction knows of nothing before it, and is valid until the user's next one.
     """
 
     instruction_id: str
@@ -64,6 +65,7 @@ class ReasoningInstruction(
     as_of_ms: int
     created_ms: int
     reasoner: str
+    after_erasure_ms: int | None = None
 
 
 def trigger_id_of(user_id: str, window_start_ms: int) -> str:

@@ -23,6 +23,8 @@ SEMANTIC_IDS = "semantic-ids"
 USERS = "users"
 POLICIES = "policies"
 DEAD_LETTERS = "dead-letters"
+# A letter holds what a user did: whoever brings one back must find the user's erasure remembered.
+DEAD_LETTERS_MS = 30 * DAY_MS
 WINDOW_CHANGELOG = "oxygenrec-window-aggregator-windows-changelog"
 
 
@@ -66,7 +68,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(name=SEMANTIC_IDS, key="item", partitions=1, scales=False, cleanup="compact"),
     Topic(name=USERS, key="user", partitions=12, cleanup="compact"),
     Topic(name=POLICIES, key="policy line", partitions=1, scales=False, cleanup="compact"),
-    Topic(name=DEAD_LETTERS, key="-", partitions=1, scales=False, retention_ms=30 * DAY_MS),
+    Topic(name=DEAD_LETTERS, key="-", partitions=1, scales=False, retention_ms=DEAD_LETTERS_MS),
     Topic(
         name=WINDOW_CHANGELOG,
         key="window row",

@@ -84,6 +84,9 @@ WATERMARK_SECONDS = Gauge(
 LATE_ACTIONS = Counter("oxygenrec_late_actions_total", "Actions of a window that is already closed")
 OPEN_WINDOWS = Gauge("oxygenrec_open_windows", "Windows not closed yet")
 WINDOWS_CLOSED = Counter("oxygenrec_windows_closed_total", "Windows closed: triggers acknowledged")
+WINDOWS_ERASED = Counter(
+    "oxygenrec_windows_erased_total", "Open windows dropped because their user was erased"
+)
 
 # Instruction writer and catalog indexer
 INSTRUCTIONS = Counter(

@@ -15,6 +15,7 @@ from schemas.actions import ActionType, UserAction, UserErased
 from schemas.behaviour import Behaviour
 from schemas.catalog import item_key_of
 from schemas.codec import encode
+from schemas.topics import DAY_MS, DEAD_LETTERS_MS
 from streams.lua_scripts import script
 
 POPULARITY: dict[ActionType, int] = {
@@ -24,8 +25,9 @@ POPULARITY: dict[ActionType, int] = {
     ActionType.CLICK: 1,
     ActionType.VIEW: 1,
 }
-# As long as raw actions are retained: a replay within that time must not bring an erased user back.
-ERASED_MARKER_MS = 7 * 86_400_000
+# As long as anything rests that could bring an erased user back: raw actions 7 days, dead letters
+# 30, and up to a week more, for a broker only drops whole segments, which it closes once a week.
+ERASED_MARKER_MS = DEAD_LETTERS_MS + 7 * DAY_MS
 
 _behaviour = msgspec.json.Decoder(Behaviour)
 

@@ -1,5 +1,7 @@
 """The instruction in force by generation and user: the newest window wins (Lua compare-and-set)."""
 
+from typing import cast
+
 import msgspec
 import redis.asyncio
 
@@ -36,19 +38,23 @@ class RedisInstructions:
         self._compare_and_set = client.register_script(script("instruction"))
 
     async def read(self, generation: int, user_id: str) -> ReasoningInstruction | None:
-        """Returns the instruction in force; None without one or after the user's erasure."""
+        """Returns the instruction in force; one from before an erasure counts as none."""
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.hget(instruction_key(generation, user_id), "record")
-            pipeline.exists(erased_key(user_id))
+            pipeline.get(erased_key(user_id))
             record, erased = await pipeline.execute()
-        return None if record is None or erased else _record.decode(record)
+        if record is None:
+            return None
+        made = _record.decode(record)
+        return made if erased is None or made.after_erasure_ms == int(erased) else None
 
-    async def erased(self, user_id: str) -> bool:
-        """Returns whether the marker of the user's erasure stands."""
-        return bool(await self._client.exists(erased_key(user_id)))
+    async def erased_ms(self, user_id: str) -> int | None:
+        """Returns the time of the user's erasure while its marker stands."""
+        marker = await self._client.get(erased_key(user_id))
+        return None if marker is None else int(cast(bytes, marker))
 
     async def write(self, instruction: ReasoningInstruction, age_ms: int = 0) -> bool:
-        """Stores it unless one as new is there or the user is erased; returns whether it did.
+        """Stores it unless one as new is there or the user was erased since; returns if it did.
 
         `age_ms`: how long ago it was first stored. Raises redis' errors, for a missing epoch too.
         """
@@ -59,6 +65,7 @@ class RedisInstructions:
             args=[
                 *(encode(instruction), instruction.as_of_ms),
                 *(self._expires_ms - age_ms, self._restoring),
+                "" if instruction.after_erasure_ms is None else instruction.after_erasure_ms,
             ],
         )
         return bool(stored == 1)

@@ -158,6 +158,23 @@ class PartitionWindows:
         trigger = None if row else _sent_with(action, added)
         return Observed(outcome=Outcome.ADDED, key=key, value=value, trigger=trigger)
 
+    def erase(self, user_id: str, offset: int) -> list[bytes]:
+        """Forgets the user's windows with actions up to `offset`; returns the rows to delete.
+
+        An erasure that comes again finds nothing, or what a crash left over: a window that was
+        opened behind it has a larger offset and stays.
+        """
+        gone = {
+            key
+            for key, row in self._open.items()
+            if row.user_id == user_id and row.last_offset <= offset
+        }
+        for key in gone:
+            del self._open[key]
+        self._ends = [entry for entry in self._ends if entry[1] not in gone]
+        heapq.heapify(self._ends)
+        return sorted(gone)
+
     def advance(self, watermark_ms: int, offset: int) -> Closing | None:
         """Returns what this watermark closes, None when it changes nothing; `closed` makes it so.
 

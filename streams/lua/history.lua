@@ -29,11 +29,14 @@ for at = 4, #ARGV, 7 do
   local user, score = ARGV[at + 1], ARGV[at + 2]
   local history, marker = 'history:' .. user, 'erased:' .. user
   if ARGV[at] == 'e' then
-    redis.call('DEL', history)
-    if redis.call('GET', marker) ~= score then -- else the edge applied it: the profile is newer
-      redis.call('DEL', 'profile:' .. user)
+    local erased = redis.call('GET', marker)
+    if not erased or tonumber(erased) <= tonumber(score) then -- else a later one has done all this
+      redis.call('DEL', history)
+      if erased ~= score then -- else the edge applied it: the profile is newer
+        redis.call('DEL', 'profile:' .. user)
+      end
+      redis.call('SET', marker, score, 'PX', marker_ms)
     end
-    redis.call('SET', marker, score, 'PX', marker_ms)
   else
     local erased = redis.call('GET', marker)
     local clicks = 0

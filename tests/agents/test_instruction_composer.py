@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agents.instruction_composer import Composer
+from agents.instruction_composer import Composer, since
 from models.reasoning.local_reasoner import LocalReasoner
 from models.reasoning.text_encoder import CharacterEncoder
 from models.vectors import unpack
@@ -74,6 +74,16 @@ def trigger(*actions: UserAction) -> InstructionTrigger:
         window_end_ms=END_MS,
         actions=list(actions),
     )
+
+
+def test_of_a_trigger_only_what_came_after_the_erasure_is_kept() -> None:
+    before, after = (action(e, ActionType.ORDER, "kettle", ms) for e, ms in (("1", 20), ("2", 5)))
+    both = trigger(before, after)
+    assert since(both, None) == both
+    assert since(both, END_MS - 20) == trigger(after)
+    assert since(both, END_MS - 5) is None
+    assert since(trigger(), END_MS - 1) == trigger()  # a refresh
+    assert since(trigger(), END_MS) is None
 
 
 async def test_ids_and_time_follow_from_the_trigger_and_the_generation() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis.asyncio
 
@@ -200,6 +201,35 @@ async def test_no_reasoner_sees_the_window_of_an_erased_user(
     assert "w-kept" in searched_in(server)
     assert "w-erased" not in searched_in(server)
     assert await RedisInstructions(client).read(1, "w-erased") is None
+
+
+async def test_a_user_erased_while_the_model_thinks_gets_nothing_of_before(
+    broker: LocalKafka, redis_server: LocalRedis, home: Path, client: redis.asyncio.Redis
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    # of two words the older was said before the erasure, which is older than the window's end
+    both = trigger("w-late", now_ms, "old words", "new words")
+    before = msgspec.structs.replace(both.actions[0], event_time_ms=now_ms - 500)
+    both = msgspec.structs.replace(both, actions=[before, both.actions[1]])
+    gone = trigger("w-gone", now_ms, "gone words")
+    async with (
+        chat_server(Reply(body=completion(), delay_s=1.0)) as server,
+        writing(broker, redis_server, home, server),
+    ):
+        with RecordProducer(KafkaConfig(bootstrap=broker.bootstrap), "test") as producer:
+            for one in (both, gone):
+                producer.send(topics.INSTRUCTION_TRIGGERS, one, one.user_id)
+            producer.flush(10_000)
+        await eventually(lambda: len(server.requests) == 2, "both windows are being thought about")
+        for user, at_ms in (("w-late", now_ms - 100), ("w-gone", now_ms)):
+            erased = UserErased(event_id="e", user_id=user, event_time_ms=at_ms)
+            await RedisErasures(client).apply(erased)
+        made = await instruction(client, "w-late")
+        await asyncio.sleep(0.5)  # the other one was being written with it
+    assert made.after_erasure_ms == now_ms - 100
+    assert searched_in(server)[2:] == ["new words"]
+    assert await RedisInstructions(client).read(1, "w-gone") is None
+    assert await client.exists("instruction:1:w-gone") == 0
 
 
 async def test_with_the_model_gone_the_local_text_is_written(

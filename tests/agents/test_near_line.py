@@ -17,7 +17,7 @@ from schemas.actions import ActionType, HighValueRecord, UserAction, UserErased
 from schemas.catalog import SidAssignment, item_key_of
 from schemas.codec import RECORDS, Decoder
 from schemas.dead_letters import DeadLetter, Reason
-from schemas.instructions import InstructionKind, ReasoningInstruction
+from schemas.instructions import InstructionKind, InstructionTrigger, ReasoningInstruction
 from schemas.topics import topic_table
 from schemas.users import UserProfile
 from streams.connections import KafkaConfig, RedisConfig
@@ -39,6 +39,7 @@ from tests.agents.near_line import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 HIGH_VALUE: Decoder[HighValueRecord] = Decoder(RECORDS[topics.HIGH_VALUE_ACTIONS])
+TRIGGER: Decoder[InstructionTrigger] = Decoder(InstructionTrigger)
 # `detail` has a policy of its own: an order, and every click on an item from the second on
 POLICY = {"OXYGENREC_ROUTER__BY_SCENARIO": '{"detail": {"actions": ["order"], "clicks": 2}}'}
 NAMES = ("router", "window-aggregator", "instruction-writer", "catalog-indexer")
@@ -246,6 +247,30 @@ def test_an_erased_user_has_neither_history_nor_instruction(near_line: NearLine)
     eventually(lambda: near_line.instruction("fay"), 30, "the instruction of another user")
     assert near_line.redis.zcard("history:eve") == 0
     assert near_line.instruction("eve") is None
+
+
+def test_an_erased_user_who_comes_back_gets_an_instruction_about_what_came_after(
+    near_line: NearLine,
+) -> None:
+    near_line.act("kim", "k1", ActionType.ORDER, item_id="item-0")
+    now_ms = time.time_ns() // 1_000_000
+    erased = UserErased(event_id="k2", user_id="kim", event_time_ms=now_ms + 1)
+    near_line.producer.send(topics.ACTIONS, erased, "kim")
+    time.sleep(0.01)  # the next action is later than the erasure
+    near_line.act("kim", "k3", ActionType.SEARCH, item_id=None, query="lamp number")
+    near_line.act("kim", "k4", ActionType.ORDER, item_id="item-2")
+    made = eventually(lambda: near_line.instruction("kim"), 30, "the instruction of who came back")
+    assert made.after_erasure_ms == erased.event_time_ms
+    assert "lamp number" in made.text
+    assert "mbrella" not in made.text
+    spoken = [
+        action.event_id
+        for part in near_line.logs.read(topics.INSTRUCTION_TRIGGERS)
+        for message in part
+        if message.key() == b"kim"
+        for action in TRIGGER.decode(message.value() or b"").actions
+    ]
+    assert spoken == ["k3", "k4"]
 
 
 def test_a_killed_writer_leaves_no_trigger_without_its_instruction(near_line: NearLine) -> None:

@@ -176,6 +176,7 @@ def test_an_erasure_travels_in_order_and_is_never_a_duplicate(routing: Routing) 
     records: list[UserAction | UserErased] = [action("ann", "1"), erased, action("ann", "2")]
     batch = routing.route([arrived(r, n) for n, r in enumerate(records)], NOW_MS)
     assert batch.history == records
+    assert [(one.record, one.needs) for one in batch.candidates] == [(erased, 0)]
 
 
 def test_watermarks_follow_their_own_partition_and_are_news_once(routing: Routing) -> None:

@@ -12,6 +12,7 @@ import redis.asyncio
 from schemas.actions import ActionType, UserAction, UserErased
 from schemas.catalog import ItemRow, item_key_of
 from schemas.instructions import InstructionKind, ReasoningInstruction
+from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.users import UserProfile
 from streams.connections import RedisConfig
 from streams.local.redis_server import LocalRedis
@@ -184,6 +185,43 @@ async def test_an_instruction_is_not_served_after_the_erasure(
     assert await store.read(1, user) is None
 
 
+async def test_after_an_erasure_only_what_knows_of_it_is_stored_and_served(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    store, writer = RedisInstructions(client), HistoryWriter(router, 200)
+    await store.write(instruction(user, AT_MS + 50))  # a window that ends after the erasure
+    writer.write([UserErased(event_id="e", user_id=user, event_time_ms=AT_MS)])
+    assert await store.read(1, user) is None
+    assert not await store.write(instruction(user, AT_MS + 90))  # made before, written after
+    back = msgspec.structs.replace(instruction(user, AT_MS + 20), after_erasure_ms=AT_MS)
+    assert await store.write(back)  # though what is there speaks of a later time
+    assert await store.read(1, user) == back
+    assert not await store.write(back)
+    writer.write([UserErased(event_id="f", user_id=user, event_time_ms=AT_MS + 9)])
+    assert await store.read(1, user) is None
+    assert not await store.write(back)
+
+
+async def test_an_older_erasure_that_comes_again_takes_nothing_away(
+    router: redis.Redis, client: redis.asyncio.Redis, user: str
+) -> None:
+    writer = HistoryWriter(router, 200)
+    older, newer = (
+        UserErased(event_id=str(at), user_id=user, event_time_ms=AT_MS + at) for at in (5, 9)
+    )
+    writer.write([older, newer, action(user, 12), older, action(user, 7)])
+    assert [b.event_id for b in await RedisHistory(client).recent(user, 10)] == ["12"]
+    assert await RedisInstructions(client).erased_ms(user) == AT_MS + 9
+
+
+async def test_the_erasure_is_remembered_for_longer_than_dead_letters_rest(
+    client: redis.asyncio.Redis, user: str
+) -> None:
+    await RedisErasures(client).apply(UserErased(event_id="e", user_id=user, event_time_ms=AT_MS))
+    retention_ms = next(t.retention_ms for t in TOPICS if t.name == DEAD_LETTERS)
+    assert await client.pttl(f"erased:{user}") > retention_ms
+
+
 async def test_item_rows_come_back_as_written_and_a_removed_item_is_not_live(
     client: redis.asyncio.Redis, user: str
 ) -> None:
@@ -223,12 +261,12 @@ async def test_an_erasure_at_the_edge_takes_effect_before_the_router_has_read_it
     writer.write([action(user, 1)])
     await RedisProfiles(client).put(UserProfile(user_id=user, city="Lima"))
     erased = UserErased(event_id="e", user_id=user, event_time_ms=AT_MS + 5)
-    assert not await RedisInstructions(client).erased(user)
+    assert await RedisInstructions(client).erased_ms(user) is None
     for _ in range(2):  # a repeat changes nothing
         await RedisErasures(client).apply(erased)
         assert await RedisHistory(client).recent(user, 10) == []
         assert await RedisProfiles(client).profile(user) is None
-        assert await RedisInstructions(client).erased(user)
+        assert await RedisInstructions(client).erased_ms(user) == AT_MS + 5
     writer.write([action(user, 4), action(user, 6)])
     assert [b.event_id for b in await RedisHistory(client).recent(user, 10)] == ["6"]
 

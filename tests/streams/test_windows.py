@@ -1,14 +1,14 @@
 """Windows against a sorted-list recount: late, early, duplicate, out of order, killed anywhere."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.actions import ActionType, HighValueRecord, UserAction, Watermark
+from schemas.actions import ActionType, HighValueRecord, UserAction, UserErased, Watermark
 from schemas.instructions import InstructionTrigger
 from streams.watermarks import FOREVER_MS
 from streams.windows import (
@@ -51,6 +51,11 @@ ACTIONS = st.builds(
     st.integers(0, 600),
 )
 WATERMARKS = st.builds(lambda at: Watermark(watermark_ms=at), st.integers(0, 700))
+ERASURES = st.builds(
+    lambda user: UserErased(event_id="e", user_id=user, event_time_ms=0),
+    st.sampled_from(["ann", "bob", "c:d"]),
+)
+LOGS_WITH_ERASURES = st.lists(st.one_of(ACTIONS, ACTIONS, ERASURES, WATERMARKS), max_size=60)
 LOGS = st.lists(st.one_of(ACTIONS, ACTIONS, ACTIONS, WATERMARKS), max_size=60)
 CONFIGS = st.builds(
     WindowConfig,
@@ -87,8 +92,11 @@ class Aggregator:
                 if closing is not None:
                     self.close(closing)
                     windows.closed(closing)
+            elif isinstance(record, UserErased):
+                for key in windows.erase(record.user_id, offset):
+                    self.step()
+                    del self.table[key]
             else:
-                assert isinstance(record, UserAction)
                 observed = windows.observe(record, offset)
                 effects = [
                     lambda seen=observed: self.keep(seen),
@@ -181,6 +189,40 @@ def test_killed_at_any_step_and_replayed_from_any_committed_offset_it_ends_the_s
     contents: dict[str, InstructionTrigger] = {}
     for trigger in aggregator.topic:  # a repeat has the same id and content
         assert contents.setdefault(trigger.trigger_id, trigger) == trigger
+
+
+@settings(max_examples=300)
+@given(LOGS_WITH_ERASURES, CONFIGS, st.integers(0, 10_000), st.integers(0, 60))
+def test_an_erasure_drops_the_open_windows_of_its_user_wherever_it_is_killed(
+    log: list[HighValueRecord], config: WindowConfig, kill: int, back: int
+) -> None:
+    config = replace(config, trigger="close")
+    undisturbed = Aggregator(config)
+    undisturbed.process(log)
+    aggregator = Aggregator(config, steps_left=kill % (undisturbed.steps + 1))
+    with contextlib.suppress(Crash):
+        aggregator.process(log)
+    aggregator.steps_left = None
+    aggregator.process(log, start=max(0, aggregator.acknowledged - back))
+    expected = recount(log, config)
+    assert undisturbed.triggers() == expected.triggers
+    assert tuple(undisturbed.late) == expected.late
+    assert aggregator.triggers() == expected.triggers
+
+
+def test_a_user_who_comes_back_in_the_same_window_speaks_about_what_came_after_alone() -> None:
+    erased = UserErased(event_id="e", user_id="ann", event_time_ms=160)
+    log: list[HighValueRecord] = [
+        *(action("ann", "1", 150), action("bob", "2", 150), erased, action("ann", "3", 170)),
+        Watermark(watermark_ms=FOREVER_MS),
+    ]
+    for trigger, wanted in (("close", ["3", "2"]), ("first", ["1", "2", "3"])):
+        config = replace(CONFIG, stagger=False, trigger=trigger)
+        aggregator = Aggregator(config)
+        aggregator.process(log)
+        assert [[a.event_id for a in t.actions] for t in aggregator.topic] == [
+            [event] for event in wanted
+        ]
 
 
 def test_a_window_that_spoke_at_once_closes_in_silence_also_under_another_setting() -> None:

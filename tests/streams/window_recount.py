@@ -6,7 +6,7 @@ Written without the incremental structures of `streams.windows`, on purpose: two
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.actions import HighValueRecord, UserAction, Watermark
+from schemas.actions import HighValueRecord, UserAction, UserErased, Watermark
 from streams.windows import MAX_WINDOW_ACTIONS, WindowConfig, window_start_ms
 
 
@@ -21,20 +21,28 @@ class Recount:
 def recount(log: Sequence[HighValueRecord], config: WindowConfig) -> Recount:
     """Returns the triggers that the log's watermarks close, and the late events.
 
-    With `trigger = first` a window's trigger holds its first event in the log, closed or not.
+    With `trigger = first` a window's trigger holds its first event in the log, closed or not. An
+    erasure takes what its user did before it out of the windows that were open then.
     """
     admitted: list[tuple[str, int, int, UserAction]] = []
     late: list[str] = []
     for place, record in enumerate(log):
         if isinstance(record, Watermark):
             continue
+        if isinstance(record, UserErased):
+            passed = _largest(log[:place])
+            admitted = [
+                entry
+                for entry in admitted
+                if entry[0] != record.user_id or _closed(entry[1], config, passed)
+            ]
+            continue
         start = window_start_ms(record.user_id, record.event_time_ms, config)
-        before = [r.watermark_ms for r in log[:place] if isinstance(r, Watermark)]
-        if before and start + config.window_ms + config.grace_ms <= max(before):
+        if _closed(start, config, _largest(log[:place])):
             late.append(record.event_id)
         else:
             admitted.append((record.user_id, start, place, record))
-    last = max((r.watermark_ms for r in log if isinstance(r, Watermark)), default=None)
+    last = _largest(log)
     if config.trigger == "first":
         firsts: dict[str, tuple[str, ...]] = {}
         for user, start, _, record in admitted:
@@ -42,7 +50,7 @@ def recount(log: Sequence[HighValueRecord], config: WindowConfig) -> Recount:
         return Recount(triggers=firsts, late=tuple(late))
     triggers: dict[str, list[UserAction]] = {}
     for user, start, _, record in sorted(admitted, key=lambda entry: entry[:3]):
-        if last is None or start + config.window_ms + config.grace_ms > last:
+        if not _closed(start, config, last):
             continue
         kept = triggers.setdefault(f"{user}:{start}", [])
         if len(kept) < MAX_WINDOW_ACTIONS and record.event_id not in [a.event_id for a in kept]:
@@ -54,3 +62,12 @@ def recount(log: Sequence[HighValueRecord], config: WindowConfig) -> Recount:
         },
         late=tuple(late),
     )
+
+
+def _largest(log: Sequence[HighValueRecord]) -> int | None:
+    return max((r.watermark_ms for r in log if isinstance(r, Watermark)), default=None)
+
+
+def _closed(start_ms: int, config: WindowConfig, watermark_ms: int | None) -> bool:
+    end_ms = start_ms + config.window_ms + config.grace_ms
+    return watermark_ms is not None and end_ms <= watermark_ms

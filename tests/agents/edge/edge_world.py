@@ -98,7 +98,7 @@ class MemoryStores:
     delay_s: float = 0.0
     row_reads: list[list[int]] = field(default_factory=list)
     profiles: dict[str, UserProfile] = field(default_factory=dict)
-    erasures: set[str] = field(default_factory=set)
+    erasures: dict[str, int] = field(default_factory=dict)
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.delay_s)
@@ -118,12 +118,12 @@ class MemoryStores:
         self.instruction = instruction
         return True
 
-    async def erased(self, user_id: str) -> bool:
-        return user_id in self.erasures
+    async def erased_ms(self, user_id: str) -> int | None:
+        return self.erasures.get(user_id)
 
     async def apply(self, erased: UserErased) -> None:
         await self._answer()
-        self.erasures.add(erased.user_id)
+        self.erasures[erased.user_id] = erased.event_time_ms
 
     async def rows(self, item_keys: Sequence[int]) -> Mapping[int, ItemRow]:
         self.row_reads.append(list(item_keys))
