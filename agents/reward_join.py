@@ -6,6 +6,7 @@ the slate was served. Outcomes are maxima, so that a repeated action changes not
 
 from collections.abc import Sequence
 
+from agents.attribution import Mode
 from schemas.actions import ActionType, UserAction
 from schemas.catalog import item_key_of
 from schemas.impressions import Impression
@@ -16,9 +17,14 @@ JOINED = frozenset({ActionType.EXPOSE, *OUTCOMES})
 
 
 def join(
-    impression: Impression, actions: Sequence[UserAction], joined_until_ms: int
+    impression: Impression,
+    actions: Sequence[UserAction],
+    joined_until_ms: int,
+    mode: Mode = "inferred",
 ) -> RewardEvent:
     """Returns the reward event of one request; `actions` are its user's in the window.
+
+    With mode `direct` only actions with its request id count.
 
     `examined`: the positions with an `expose` of this request, or that were acted on through it;
     without any expose: up to the last clicked position + 1; without a click either: None.
@@ -32,6 +38,8 @@ def join(
             continue
         key = item_key_of(action.item_id)
         direct = action.request_id == impression.request_id
+        if mode == "direct" and not direct:
+            continue
         if action.action is ActionType.EXPOSE:
             if direct and key in positions:
                 exposed.add(positions[key])

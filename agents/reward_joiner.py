@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
+from agents.attribution import Attribution, AttributionTable
 from agents.reward_partition import Joined, RewardPartition
 from agents.settings import RewardConfig, Settings
 from schemas import topics
@@ -76,6 +77,8 @@ class RewardJoiner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self, config: RewardConfig, consumer: AIOKafkaConsumer, producer: RecordProducer
     ) -> None:
         self._config = config
+        default = Attribution(window_ms=config.attribution_ms, mode=config.attribution)
+        self._attribution = AttributionTable(default, config.by_scenario)
         self._consumer = consumer
         self._producer = producer
         self._dead_letters = DeadLetters(producer, WORKER, wall_clock_ms)
@@ -111,7 +114,7 @@ class RewardJoiner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Begins at the committed heads; actions stand still until a head says from when."""
         for tp in assigned:
-            self._partitions.setdefault(tp.partition, RewardPartition(self._config.attribution_ms))
+            self._partitions.setdefault(tp.partition, RewardPartition(self._attribution))
             if tp.topic == topics.ACTIONS:
                 self._consumer.pause(tp)
 

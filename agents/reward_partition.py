@@ -3,12 +3,16 @@
 The head impression is due when the position in `actions` has passed its window, or stands at the
 log's end and the clock has. A restart that begins at the same head gives the same reward events:
 what counts is decided by append times in the log, never by when this process happened to read.
+
+Windows differ by scenario, the order does not: an impression that is due waits for those before it,
+so a short window comes no later into effect than the longest, and never counts more than its own.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agents.attribution import AttributionTable
 from agents.reward_join import JOINED, join
 from schemas.actions import ActionRecord, UserAction, UserErased
 from schemas.impressions import Impression
@@ -38,8 +42,8 @@ class Joined:
 class RewardPartition:
     """Impressions that wait, and the actions their windows need, in the order of the log."""
 
-    def __init__(self, attribution_ms: int) -> None:
-        self._attribution_ms = attribution_ms
+    def __init__(self, attribution: AttributionTable) -> None:
+        self._attribution = attribution
         self._waiting: deque[Waiting] = deque()
         self._actions: deque[tuple[int, ActionRecord]] = deque()
         self._by_user: dict[str, deque[tuple[int, ActionRecord]]] = {}
@@ -52,7 +56,10 @@ class RewardPartition:
     @property
     def head_due_ms(self) -> int | None:
         """The end of the head impression's window, by append time."""
-        return self._waiting[0].append_ms + self._attribution_ms if self._waiting else None
+        if not self._waiting:
+            return None
+        head = self._waiting[0]
+        return head.append_ms + self._attribution.of(head.impression.scenario).window_ms
 
     @property
     def rewind_ms(self) -> int | None:
@@ -111,7 +118,8 @@ class RewardPartition:
                 return None
             else:
                 window.clear()
-        return join(head.impression, window, due_ms)
+        mode = self._attribution.of(head.impression.scenario).mode
+        return join(head.impression, window, due_ms, mode)
 
     def _forget_before(self, append_ms: int) -> None:
         """Drops what no later head can need: heads come in the order of their append times."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from agents.attribution import Attribution, Mode
 from agents.high_value import DEFAULT_ACTIONS, HighValuePolicy
 from agents.log_lines import LogConfig
 from models.policy.config import PolicyConfig
@@ -90,6 +91,9 @@ class RewardConfig:
     """The reward joiner: how long an impression waits for what the user does about it."""
 
     attribution_ms: int = 1_800_000
+    attribution: Mode = "inferred"  # or "direct": only actions that carry the request id
+    # Scenarios with an attribution of their own, whole: `[rewards.by_scenario.search]` in TOML
+    by_scenario: dict[str, Attribution] = field(default_factory=dict)
     live_lag_ms: int = 2_000
 
 
@@ -252,7 +256,9 @@ def _check_rows(key: str, table: Any, source: str, row: Any) -> None:
 def _check_scenarios(settings: Settings, values: dict[str, tuple[Any, str]]) -> None:
     """Raises `InvalidSetting` for a row of a scenario that is not served: it would never count."""
     served = settings.serving.scenarios
-    key = "router.by_scenario"
-    for unknown in settings.router.by_scenario.keys() - set(served):
-        detail = f"found scenario {unknown}, wanted one of {', '.join(served)}"
-        raise InvalidSetting(key=key, source=values[key][1], detail=detail)
+    tables = {"router": settings.router.by_scenario, "rewards": settings.rewards.by_scenario}
+    for section, table in tables.items():
+        for unknown in sorted(set(table) - set(served)):
+            key = f"{section}.by_scenario"
+            detail = f"found scenario {unknown}, wanted one of {', '.join(served)}"
+            raise InvalidSetting(key=key, source=values[key][1], detail=detail)

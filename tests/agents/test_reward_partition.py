@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from random import Random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.attribution import Attribution, AttributionTable
 from agents.reward_join import join
 from agents.reward_partition import EARLY_MS, RewardPartition
 from schemas.actions import ActionRecord, UserErased
@@ -14,11 +16,13 @@ from schemas.rewards import RewardEvent
 from tests.agents.test_reward_join import did, impression
 
 WINDOW_MS = 60_000
+SEARCH = Attribution(window_ms=15_000, mode="direct")
+ATTRIBUTION = AttributionTable(Attribution(window_ms=WINDOW_MS), {"search": SEARCH})
 T = 1_700_000_000_000
 
 
 def partition() -> RewardPartition:
-    return RewardPartition(WINDOW_MS)
+    return RewardPartition(ATTRIBUTION)
 
 
 def test_a_head_is_not_due_before_the_log_has_passed_its_window() -> None:
@@ -66,6 +70,24 @@ def test_the_first_head_asks_for_the_actions_since_its_time_and_later_ones_do_no
     assert asked == [None, T - EARLY_MS, None, None]
 
 
+def test_each_scenario_has_its_own_window_and_mode_and_the_order_stays() -> None:
+    joining = partition()
+    searched = msgspec.structs.replace(impression("r2"), scenario="search")
+    joining.add_impression(0, T, impression("r1"))
+    joining.add_impression(1, T + 5, searched)
+    joining.rewound(T - EARLY_MS)
+    joining.add_action(T + 15_005, did("click", "a", "r2"))
+    joining.add_action(T + 15_005, did("click", "b", None))
+    joining.add_action(T + 15_006, did("order", "a", "r2"))
+    assert list(joining.due(0)) == []  # its window has passed, the one before it is open
+    first, second = joining.due(T + WINDOW_MS + 1)
+    assert first.event is not None
+    assert second.event is not None
+    assert {one.item_id for one in first.event.outcomes} == {"b"}
+    assert [(one.item_id, one.action) for one in second.event.outcomes] == [("a", "click")]
+    assert second.event.joined_until_ms == T + 5 + SEARCH.window_ms
+
+
 def test_an_erased_user_gets_no_reward_event_and_the_others_do() -> None:
     joining = partition()
     joining.add_impression(0, T, impression())
@@ -101,7 +123,9 @@ def a_log(rng: Random, length: int) -> Log:
         user, request = rng.choice(("u1", "u2")), f"r{rng.randrange(length)}"
         draw = rng.random()
         if draw < 0.3:
-            log.append((now, impression(f"r{number}", user)))
+            shown = impression(f"r{number}", user)
+            scenario = rng.choice(("home", "search"))
+            log.append((now, msgspec.structs.replace(shown, scenario=scenario)))
         elif draw < 0.33:
             log.append((now, UserErased(event_id=f"x{number}", user_id=user, event_time_ms=now)))
         else:
@@ -118,13 +142,16 @@ def offline(log: Log) -> dict[str, RewardEvent]:
         if not isinstance(shown, Impression):
             continue
         mine = [(when, one) for when, one in actions if one.user_id == shown.user_id]
-        mine = [(when, one) for when, one in mine if at - EARLY_MS <= when <= at + WINDOW_MS]
+        window_ms, mode = (15_000, "direct") if shown.scenario == "search" else (WINDOW_MS, None)
+        mine = [(when, one) for when, one in mine if at - EARLY_MS <= when <= at + window_ms]
         erased = [place for place, (_, one) in enumerate(mine) if isinstance(one, UserErased)]
         if any(mine[place][0] >= at for place in erased):
             continue
         mine = mine[erased[-1] + 1 if erased else 0 :]
         seen = [one for _, one in mine if not isinstance(one, UserErased)]
-        events[shown.request_id] = join(shown, seen, at + WINDOW_MS)
+        if mode == "direct":
+            seen = [one for one in seen if one.request_id == shown.request_id]
+        events[shown.request_id] = join(shown, seen, at + window_ms)
     return events
 
 

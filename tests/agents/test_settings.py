@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.attribution import Attribution
 from agents.high_value import HighValuePolicy
 from agents.settings import InvalidSetting, Settings, UnknownSetting, load_settings, masked
 from schemas.actions import ActionType
@@ -38,6 +39,14 @@ def test_a_policy_a_scenario_comes_from_a_table_or_from_json(tmp_path: Path) -> 
     assert load_settings({"OXYGENREC_CONFIG": str(file)}).router.by_scenario == wanted
     text = '{"search": {"actions": ["order"], "clicks": 3}}'
     assert load_settings({"OXYGENREC_ROUTER__BY_SCENARIO": text}).router.by_scenario == wanted
+
+
+def test_attribution_has_a_row_a_scenario_too() -> None:
+    text = '{"search": {"window_ms": 60000, "mode": "direct"}}'
+    rewards = load_settings({"OXYGENREC_REWARDS__BY_SCENARIO": text}).rewards
+    assert rewards.by_scenario == {"search": Attribution(window_ms=60_000, mode="direct")}
+    with pytest.raises(InvalidSetting, match="found scenario moon"):
+        load_settings({"OXYGENREC_REWARDS__BY_SCENARIO": '{"moon": {}}'})
 
 
 @pytest.mark.parametrize(
