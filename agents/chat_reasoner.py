@@ -64,7 +64,8 @@ class ChatReasoner:
 
     async def reason(self, context: ReasoningContext) -> Reasoning:
         """Returns the model's instruction, or the local reasoner's with its name. Never raises."""
-        if self._now_ms() - context.as_of_ms > self._config.within_ms:
+        age_ms = self._now_ms() - context.as_of_ms
+        if context.window and age_ms > self._config.within_ms:  # without one: a refresh, no backlog
             return self._fallback(context, "backlog")
         kind = kind_of(context.window)
         prompt = self._prompts.of(kind, brief_of(context, self._config.brief))

@@ -243,6 +243,27 @@ def restore(
 
 
 @app.command()
+def refresh(
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin at the first user, not where a run was cut.")
+    ] = False,
+) -> None:
+    """Asks for a new instruction for every active user: once a day, from a scheduler.
+
+    Real triggers go first, always. A run that was cut goes on where it was.
+
+    \b
+    oxygenrec refresh
+    OXYGENREC_REFRESH__USERS_PER_SECOND=20 oxygenrec refresh
+    oxygenrec refresh --restart
+    """
+    from agents.cli_refresh import show_refresh
+
+    with _interruptible():
+        show_refresh(_settings(), restart=restart)
+
+
+@app.command()
 def config() -> None:
     """Prints the settings in force, secrets masked.
 

@@ -98,6 +98,17 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshConfig:
+    """The daily full refresh of instructions (`oxygenrec refresh`)."""
+
+    # 350k users in an hour. A writer that is slower (32 calls of a model at once) catches up later:
+    # refreshes rest for a day
+    users_per_second: Annotated[int, msgspec.Meta(ge=1)] = 100
+    active_within_ms: int = 7 * 86_400_000  # who did nothing for longer is left in peace
+    page: Annotated[int, msgspec.Meta(ge=1)] = 500  # keys of Redis in one step, repeated by a crash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PathsConfig:
     """Where artifacts rest: generations/, model_repository/, checkpoints/ below `home`."""
 
@@ -134,6 +145,7 @@ class Settings:
     instructions: InstructionConfig = field(default_factory=InstructionConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
     brief: BriefConfig = field(default_factory=BriefConfig)
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
     rewards: RewardConfig = field(default_factory=RewardConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     offline: OfflineConfig = field(default_factory=OfflineConfig)
@@ -256,9 +268,12 @@ def _check_rows(key: str, table: Any, source: str, row: Any) -> None:
 def _check_scenarios(settings: Settings, values: dict[str, tuple[Any, str]]) -> None:
     """Raises `InvalidSetting` for a row of a scenario that is not served: it would never count."""
     served = settings.serving.scenarios
-    tables = {"router": settings.router.by_scenario, "rewards": settings.rewards.by_scenario}
-    for section, table in tables.items():
-        for unknown in sorted(set(table) - set(served)):
+    tables = (
+        ("router", settings.router.by_scenario.keys()),
+        ("rewards", settings.rewards.by_scenario.keys()),
+    )
+    for section, named in tables:
+        for unknown in sorted(named - set(served)):
             key = f"{section}.by_scenario"
             detail = f"found scenario {unknown}, wanted one of {', '.join(served)}"
             raise InvalidSetting(key=key, source=values[key][1], detail=detail)

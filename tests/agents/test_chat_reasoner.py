@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,14 @@ async def test_a_spent_budget_and_a_backlog_send_nothing() -> None:
         assert (await reasoned(server, now_ms=NOW_MS + 60_000)) != LOCAL
     assert len(server.bodies) == 1
     assert (fallbacks("budget"), fallbacks("backlog")) == (before[0] + 1, before[1] + 1)
+
+
+async def test_a_refresh_speaks_of_an_old_window_and_is_no_backlog() -> None:
+    refresh = replace(CONTEXT, window=())
+    async with chat_server() as server, reasoner(server, NOW_MS + 600_000) as opened:
+        made = await opened.reason(refresh)
+    assert made.kind is InstructionKind.PROFILE
+    assert made.reasoner.startswith("chat/small/")
 
 
 async def test_no_id_and_no_attribute_off_the_list_is_in_a_request() -> None:
