@@ -15,8 +15,8 @@ from typing import Self
 
 import torch
 
-from models.serving.engine import GeneratorEngine
-from models.serving.policy_directory import load_version
+from agents.catalogue_replica import CatalogueReplica
+from agents.settings import Settings
 from schemas.errors import OxygenRecError
 from schemas.generation import (
     BadGenerationRequest,
@@ -34,12 +34,13 @@ logger = logging.getLogger(__name__)
 class InProcessGenerator:
     """The port `Generator` without a server; an async context."""
 
-    def __init__(self, versions: Path, *, max_in_flight: int) -> None:
+    def __init__(self, versions: Path, settings: Settings) -> None:
         """`versions` holds a folder a policy version: `model_repository/generator`."""
         self._versions = versions
-        self._max_in_flight = max_in_flight
+        self._settings = settings
+        self._max_in_flight = settings.triton.max_in_flight
         self._in_flight = 0
-        self._engines: dict[int, GeneratorEngine] = {}
+        self._replicas: dict[int, CatalogueReplica] = {}
         self._thread = ThreadPoolExecutor(1, "generator")
 
     async def __aenter__(self) -> Self:
@@ -56,24 +57,37 @@ class InProcessGenerator:
     ) -> None:
         """Ends the thread after the request it is at."""
         self._thread.shutdown(cancel_futures=True)
+        for version in list(self._replicas):
+            self._forget(version)
 
     async def prepare(self, version: int) -> None:
         """Loads a version beside the one that serves; what cannot be loaded is logged.
 
         The two prepared last are kept: a roll back goes to a smaller number.
         """
-        if version in self._engines:
-            self._engines[version] = self._engines.pop(version)
+        if version in self._replicas:
+            self._replicas[version] = self._replicas.pop(version)
             return
         folder = self._versions / str(version)
         try:
-            engine = await asyncio.to_thread(_warm_engine, folder)
+            replica = await asyncio.to_thread(self._replica, folder)
         except (OSError, OxygenRecError):
             logger.exception("policy version cannot be loaded", extra={"folder": str(folder)})
             return
-        self._engines[version] = engine
-        for old in list(self._engines)[:-KEPT]:
-            del self._engines[old]
+        self._replicas[version] = replica
+        for old in list(self._replicas)[:-KEPT]:
+            self._forget(old)
+
+    def _replica(self, folder: Path) -> CatalogueReplica:
+        replica = CatalogueReplica(folder)
+        lag = metrics.INDEX_LAG.labels(policy_version=replica.version)
+        lag.set_function(lambda: replica.lag_s)
+        replica.follow(self._settings)
+        return replica
+
+    def _forget(self, version: int) -> None:
+        self._replicas.pop(version).close()
+        metrics.INDEX_LAG.remove(str(version))
 
     async def generate(
         self, request: GenerationRequest, *, version: int, deadline_ms: int
@@ -82,9 +96,9 @@ class InProcessGenerator:
 
         Raises `GeneratorUnavailable` (cause late, full or version) and `BadGenerationRequest`.
         """
-        engine = self._engines.get(version)
-        if engine is None:
-            detail = f"not loaded; loaded are {sorted(self._engines)}"
+        replica = self._replicas.get(version)
+        if replica is None:
+            detail = f"not loaded; loaded are {sorted(self._replicas)}"
             raise GeneratorUnavailable(cause="version", version=version, detail=detail)
         if self._in_flight >= self._max_in_flight:
             detail = f"{self._in_flight} requests are in flight"
@@ -96,7 +110,7 @@ class InProcessGenerator:
             async with asyncio.timeout(deadline_ms / 1_000):
                 answers: Sequence[
                     GenerationResponse | BadGenerationRequest
-                ] = await loop.run_in_executor(self._thread, engine.generate, [request])
+                ] = await loop.run_in_executor(self._thread, replica.engine.generate, [request])
         except TimeoutError as error:
             detail = f"no answer within {deadline_ms} ms"
             raise GeneratorUnavailable(cause="late", version=version, detail=detail) from error
@@ -106,9 +120,3 @@ class InProcessGenerator:
         if isinstance(answers[0], BadGenerationRequest):
             raise answers[0]
         return answers[0]
-
-
-def _warm_engine(folder: Path) -> GeneratorEngine:
-    engine = GeneratorEngine(load_version(folder))
-    engine.warm_up()
-    return engine

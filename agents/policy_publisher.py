@@ -20,6 +20,7 @@ from functools import partial
 from typing import TypeVar
 
 from agents.artifact_folders import generation_folder, newest_generation, versions_folder
+from agents.index_growth_reader import IndexGrowthReader
 from agents.policy_announcements import PolicyAnnouncements
 from agents.policy_replica import Replica, open_replica
 from agents.settings import Settings
@@ -98,6 +99,7 @@ class PolicyPublisher:
     ) -> None:
         """Takes open clients; tensors are only touched on `thread`."""
         self.versions = versions
+        self.growth = IndexGrowthReader(settings.kafka, versions.growth)
         self._settings = settings
         self._replica = replica
         self._announcements = announcements
@@ -122,7 +124,15 @@ class PolicyPublisher:
         self._served = (
             await self._in_thread(lambda: self.versions.require(announced.stable_version))
         ).loaded
+        await self._in_thread(self._begin_growth)
         metrics.PUBLISHED_POLICY_VERSION.set(announced.stable_version)
+
+    def _begin_growth(self) -> None:
+        """Requests in flight were served by the version in force or by its parent."""
+        manifest = self.served.manifest
+        parent = None if manifest.parent is None else self.versions(manifest.parent)
+        oldest = manifest if parent is None else parent.loaded.manifest
+        self.versions.growth.restart(min(oldest.index_offset, manifest.index_offset))
 
     async def publish(self, candidate: Candidate) -> Publication:
         """Publishes the candidate as the next version, or says why nothing was announced.
@@ -177,8 +187,10 @@ class PolicyPublisher:
         wanted = self._settings.policy.publish_logprob_mismatch
         for impression in candidate.probes:
             response = await self._replica.probe(request_of(impression), version)
+            await self.growth.reach(response.index_offset)  # the replica has read on
+            served = self.versions.require(version, response.index_offset)
             found = await self._in_thread(
-                partial(answer_mismatch, candidate.weights, loaded, impression, response)
+                partial(answer_mismatch, candidate.weights, served, impression, response)
             )
             if not found <= wanted:  # NaN is no parity either
                 raise ParityFailed(version=version, found=found, wanted=wanted)

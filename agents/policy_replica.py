@@ -55,7 +55,7 @@ async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
         from agents.in_process_generator import InProcessGenerator  # needs torch
 
         folder = versions_folder(settings)
-        async with InProcessGenerator(folder, max_in_flight=triton.max_in_flight) as generator:
+        async with InProcessGenerator(folder, settings) as generator:
             yield Replica(generator, generator.prepare)
         return
     scenarios = settings.serving.scenarios

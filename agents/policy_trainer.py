@@ -39,7 +39,7 @@ from schemas.errors import InvalidRecord
 from schemas.rewards import RewardEvent
 from streams import metrics
 from streams.dead_letters import DeadLetters, Source, rejection_of
-from streams.log_reader import LogReader, LogRecord, OffsetExpired
+from streams.log_reader import LogReader, LogReadTimeout, LogRecord, OffsetExpired
 from streams.producer import RecordProducer
 
 WORKER = "policy-trainer"
@@ -132,9 +132,17 @@ class PolicyTrainerWorker:
             )
             await asyncio.wrap_future(self._letters.send(source, rejection_of(error)))
             return
+        await self._reach(event.impression.index_offset)
         report = await self._in_thread(lambda: self._learn(record.offset, event))
         if report is not None and self._due():
             await self._publish(report)
+
+    async def _reach(self, index_offset: int) -> None:
+        """Reads the catalogue as far as the request's replica had; without it the group drops."""
+        try:
+            await self._publisher.growth.reach(index_offset)
+        except (InvalidRecord, LogReadTimeout, OffsetExpired) as error:
+            logger.warning("semantic-ids cannot be read", extra={"cause": str(error)})
 
     def _new_trainer(self) -> PolicyTrainer:
         generation = self._publisher.served.manifest.generation

@@ -54,6 +54,8 @@ class ServingConfig:
     recent: int = 20
     exploration_share: float = 0.02
     exploration_temperature: float = 1.0
+    # Whether a generator replica keeps its item index current from Kafka; False: its snapshot only
+    follow_catalog: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

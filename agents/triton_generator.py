@@ -18,16 +18,19 @@ class TritonPythonModel:
     """The generator of one policy version as the python backend calls it."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads and warms the version; Triton calls it ready only afterwards."""
+        """Loads, warms and brings the version up to date; Triton calls it ready only afterwards."""
         directory = Path(args["model_repository"]) / args["model_version"]
         self._replica = in_background(lambda: _load(directory))
-        from agents.triton_replica import use_one_thread
-
-        use_one_thread()
+        # On this thread: the follower's inherits its priority, and takes the lock of decoding.
+        self._replica.follow()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Returns one response a request."""
         return self._replica.execute(requests)
+
+    def finalize(self) -> None:
+        """Ends what runs beside the requests; called when the version is unloaded."""
+        self._replica.close()
 
 
 def _load(directory: Path) -> "TritonReplica":

@@ -1,7 +1,8 @@
 """The generator of one policy version inside Triton's stub, a process a version.
 
-Tensors come and go through DLPack only. Following `semantic-ids` live inside a replica is
-left out: a version serves the snapshot it carries.
+Tensors come and go through DLPack only. Where Kafka is, and whether the catalogue is followed, the
+server's environment says (`OXYGENREC_KAFKA__BOOTSTRAP`, `OXYGENREC_SERVING__FOLLOW_CATALOG`); the
+lag is a metric of Triton's own endpoint.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,11 @@ import triton_python_backend_utils as pb_utils
 from torch import set_num_threads
 from torch.utils.dlpack import from_dlpack
 
-from models.serving.engine import GeneratorEngine
-from models.serving.policy_directory import load_version
+from agents.catalogue_replica import CatalogueReplica
+from agents.settings import load_settings
 from models.serving.tensors import INPUTS, request_of, response_tensors
 from schemas.generation import BadGenerationRequest, GenerationRequest
+from streams import metrics
 
 
 class TritonReplica:
@@ -24,16 +26,27 @@ class TritonReplica:
     def __init__(self, directory: Path) -> None:
         """Loads and warms the version. Raises `PolicyDirectoryInvalid`."""
         use_one_thread()
-        policy = load_version(directory)
-        self._scenarios = policy.manifest.scenarios
-        self._levels = policy.generator.config.levels
-        self._engine = GeneratorEngine(policy)
-        self._engine.warm_up()
+        self._replica = CatalogueReplica(directory)
+        self._engine = self._replica.engine
+        self._scenarios = self._engine.policy.manifest.scenarios
+        self._levels = self._engine.policy.generator.config.levels
+        self._lag_family = _lag_family()  # Triton ends a metric whose family nobody holds
+        self._lag = self._lag_family.Metric(labels={"policy_version": str(self._replica.version)})
+
+    def follow(self) -> None:
+        """Brings the catalogue up to date and keeps it so; from the thread that decodes."""
+        use_one_thread()
+        self._replica.follow(load_settings(), self._lag.set)
+
+    def close(self) -> None:
+        """Ends the following."""
+        self._replica.close()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Returns one response a request; a bad request is one TritonError, its neighbours are
         answered.
         """
+        self._lag.set(self._replica.lag_s)  # here too: a follower that is gone reports nothing
         read = [self._read(request) for request in requests]
         good = [request for request in read if isinstance(request, GenerationRequest)]
         answers = iter(self._engine.generate(good))
@@ -70,6 +83,15 @@ def use_one_thread() -> None:
     Instances and versions are processes: two of them on many threads each wait for one another.
     """
     set_num_threads(1)
+
+
+def _lag_family() -> Any:
+    """Returns `oxygenrec_index_lag_seconds`, on Triton's metrics endpoint."""
+    return pb_utils.MetricFamily(
+        name=metrics.INDEX_LAG_NAME,
+        description=metrics.INDEX_LAG_HELP,
+        kind=pb_utils.MetricFamily.GAUGE,
+    )
 
 
 def _refusal(error: BadGenerationRequest) -> Any:

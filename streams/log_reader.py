@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -55,6 +55,16 @@ class LogRecord:
     key: bytes | None
     value: bytes | None
     timestamp_ms: int
+
+
+class Tail(NamedTuple):
+    """One fetch of a log that is followed: perhaps nothing, the offset behind it, and whether that
+    was the log's end.
+    """
+
+    records: list[LogRecord]
+    position: int
+    at_end: bool
 
 
 class LogReader:
@@ -175,6 +185,18 @@ class LogReader:
         while True:
             for record in await self._fetch():
                 yield record
+
+    async def tail(self, start: int) -> AsyncIterator[Tail]:
+        """Yields every fetch from `start` on, for ever, at least five a second. Raises
+        OffsetExpired.
+        """
+        earliest, _ = await self.bounds()
+        await self._seek(start, earliest)
+        while True:
+            records = await self._fetch()
+            position = int(await self._open().position(self._assigned))
+            end = self._open().highwater(self._assigned)  # None before the first answer
+            yield Tail(records, position, end is not None and position >= end)
 
     async def _seek(self, start: int, earliest: int) -> int:
         if start < earliest:

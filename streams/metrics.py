@@ -45,6 +45,11 @@ LAG = Gauge(
     "oxygenrec_lag_records", "Records behind the end of the log", ["worker", "topic", "partition"]
 )
 
+# A generator replica; Triton shows it on its own endpoint
+INDEX_LAG_NAME = "oxygenrec_index_lag_seconds"
+INDEX_LAG_HELP = "Seconds since a replica had applied the whole of semantic-ids"
+INDEX_LAG = Gauge(INDEX_LAG_NAME, INDEX_LAG_HELP, ["policy_version"])
+
 # Edge
 ACTIONS = Counter(
     "oxygenrec_actions_total",

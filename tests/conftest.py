@@ -27,6 +27,9 @@ from streams.redis_epoch import begin_epoch
 
 CANNOT_BE_HAD = (JavaMissing, KafkaJarsUnavailable, RedisMissing, TritonUnavailable)
 
+# What a Triton without a Kafka is told: its replicas serve their snapshots
+NO_CATALOG = {"OXYGENREC_SERVING__FOLLOW_CATALOG": "false"}
+
 # A shared machine's pauses are no defects: no deadline for one example; a failure prints its seed.
 # Half as many examples at a desk as in CI: the default tier is to stay under a minute there.
 hypothesis_settings.register_profile("ci", deadline=None, print_blob=True, max_examples=100)
@@ -101,5 +104,6 @@ def triton(
     model_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalTriton]:
     """One real Triton for the run, without a model: a test puts its own there, and loads it."""
-    with LocalTriton(model_repository, tmp_path_factory.mktemp("triton")) as server:
+    folder = tmp_path_factory.mktemp("triton")
+    with LocalTriton(model_repository, folder, environment=NO_CATALOG) as server:
         yield server

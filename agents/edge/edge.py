@@ -230,7 +230,7 @@ def _generator(settings: Settings) -> AbstractAsyncContextManager[PreparedGenera
     from agents.in_process_generator import InProcessGenerator  # needs torch: only where it runs
 
     versions = Path(settings.paths.home) / "model_repository" / settings.triton.model
-    return InProcessGenerator(versions, max_in_flight=settings.triton.max_in_flight)
+    return InProcessGenerator(versions, settings)
 
 
 def _preparation(

@@ -5,8 +5,9 @@ Level-wise CSR with implicit children (ALGORITHMS 5): the distinct SIDs stand so
 keeps one code per distinct prefix (int16) and where its children begin in the next level (int32),
 so that a node's id is its position and no next-state column is needed. The last level's children
 are items. The structure never changes within one index: stock, scenarios and requests only say
-which nodes are alive, by the number of eligible items below each: a request takes its exclusions
-off those counts in one scatter, O(L) an item, and never walks the catalogue.
+which nodes are alive, by the number of eligible items below each. A change of stock is added to
+those counts in place, a request takes its exclusions off a copy: O(L) an item, never a walk over
+the catalogue. Further items make a new index (`grown`).
 
 N items, P_l distinct prefixes of length l + 1, L levels, C content dimensions, B requests, K
 scenarios or (padded) children, E excluded items, T = P_0 + .. + P_L-1 + N: every node, then every
@@ -107,7 +108,8 @@ class Masks(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemIndex:
-    """The catalogue at one offset of `semantic-ids`, immutable. Rows follow the sorted item keys.
+    """The catalogue at one offset of `semantic-ids`. Rows follow the sorted item keys; only stock
+    and scenarios change (`set_eligible`).
 
     `keys_N` int64, `codes_NL` int16, `content_NC` fp16, `in_stock_N` bool, `scenarios_KN` bool (a
     row a scenario). `leaf_rows_N` int64 holds the rows in SID order: the items of a leaf are a
@@ -199,24 +201,54 @@ class ItemIndex:
         row = int(self.rows_of(torch.tensor([item_key])))
         return None if row == UNKNOWN else tuple(self.codes_NL[row].tolist())
 
-    def with_stock(self, keys: torch.Tensor, in_stock: torch.Tensor) -> Self:
-        """Returns the index with the stock of items `keys` [X] changed; this one stays as it is.
+    def set_eligible(
+        self, keys: torch.Tensor, in_stock: torch.Tensor, scenarios: torch.Tensor | None = None
+    ) -> None:
+        """Changes the stock of items `keys` [X], and with `scenarios` bool [K, X] where they are
+        shown; in place.
 
-        O(L) a changed item beside one copy of the counts. Unknown keys change nothing; of a
-        repeated key the last value holds.
+        O(L) a changed item. Unknown keys change nothing; of a repeated key the last value holds.
+        Whoever decodes with this index must not do so meanwhile: nodes would be half changed.
         """
         rows_X = self._rows(keys.numpy())
         known_X = rows_X != UNKNOWN
-        before_N, after_N = self.in_stock_N.numpy(), self.in_stock_N.numpy().copy()
-        after_N[rows_X[known_X]] = in_stock.numpy()[known_X]
-        changed_C = np.unique(rows_X[known_X])
-        change_C = after_N[changed_C].astype(np.int32) - before_N[changed_C]
-        counts_KT = self.counts_KT.numpy().copy()
-        for counts_T, shown_N in zip(counts_KT, self.scenarios_KN.numpy(), strict=True):
-            own_C1 = (change_C * shown_N[changed_C])[:, None]
-            np.add.at(counts_T, self.paths_NJ.numpy()[changed_C], own_C1)
-        return replace(
-            self, in_stock_N=torch.from_numpy(after_N), counts_KT=torch.from_numpy(counts_KT)
+        rows_X = rows_X[known_X]
+        changed_C, last_C = np.unique(rows_X[::-1], return_index=True)
+        place_C = known_X.nonzero()[0][::-1][last_C]
+        stock_N, shown_KN = self.in_stock_N.numpy(), self.scenarios_KN.numpy()
+        before_KC = shown_KN[:, changed_C] & stock_N[changed_C]
+        stock_N[changed_C] = in_stock.numpy()[place_C]
+        if scenarios is not None:
+            shown_KN[:, changed_C] = scenarios.numpy()[:, place_C]
+        after_KC = shown_KN[:, changed_C] & stock_N[changed_C]
+        paths_CJ = self.paths_NJ.numpy()[changed_C]
+        for counts_T, before_C, after_C in zip(
+            self.counts_KT.numpy(), before_KC, after_KC, strict=True
+        ):
+            moved_C = before_C != after_C
+            step_X1 = np.where(after_C[moved_C], 1, -1)[:, None]
+            np.add.at(counts_T, paths_CJ[moved_C], step_X1.astype(counts_T.dtype))
+
+    def grown(
+        self,
+        *,
+        keys: torch.Tensor,
+        codes: torch.Tensor,
+        content: torch.Tensor,
+        in_stock: torch.Tensor,
+        scenarios: torch.Tensor,
+    ) -> Self:
+        """Returns the index with further items (arrays as `build` takes them); this one stays.
+
+        Structure is only ever added to: an item that leaves the catalogue is out of stock. Raises
+        `ItemIndexInvalid`.
+        """
+        return self.build(
+            keys=torch.cat([self.keys_N, keys.long()]),
+            codes=torch.cat([self.codes_NL, codes.to(torch.int16)]),
+            content=torch.cat([self.content_NC, content.to(torch.float16)]),
+            in_stock=torch.cat([self.in_stock_N, in_stock]),
+            scenarios=torch.cat([self.scenarios_KN, scenarios], dim=1),
         )
 
     def masks(self, scenario_B: torch.Tensor, excluded_BE: torch.Tensor) -> Masks:

@@ -28,7 +28,7 @@ class DropReason(StrEnum):
     DEGRADED = "degraded"  # popular items, no log-probs
     OTHER_GENERATION = "other_generation"  # its codes mean other items
     NO_EXAMINATION = "no_examination"  # nothing tells which items were seen
-    UNKNOWN_VERSION = "unknown_version"  # the directory with the logged index is not at hand
+    UNKNOWN_VERSION = "unknown_version"  # its directory, or the growth of its index, is not at hand
     UNKNOWN_SID = "unknown_sid"  # a slate SID is not in the logged index
     ZERO_VARIANCE = "zero_variance"  # all rewards are equal: no gradient
     LOGPROB_MISMATCH = "logprob_mismatch"  # the trainer does not reproduce the served log-probs

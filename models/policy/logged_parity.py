@@ -7,7 +7,7 @@ import torch
 from models.decoding.item_index import UnknownSemanticId
 from models.policy.group_batch import pad_groups
 from models.policy.groups import Group
-from models.policy.served_version import ServedVersion, VersionGone, Versions
+from models.policy.served_version import ServedVersion, Versions, version_of
 
 
 def logged_mismatches(groups: Sequence[Group], versions: Versions) -> list[float | None]:
@@ -17,13 +17,11 @@ def logged_mismatches(groups: Sequence[Group], versions: Versions) -> list[float
     group this took more than half of the trainer's time. Raises VersionGone.
     """
     found: list[float | None] = [None] * len(groups)
-    by_version: dict[int, list[int]] = {}
+    by_version: dict[int, tuple[ServedVersion, list[int]]] = {}
     for place, group in enumerate(groups):
-        by_version.setdefault(group.impression.policy_version, []).append(place)
-    for number, places in by_version.items():
-        version = versions(number)
-        if version is None:
-            raise VersionGone(policy_version=number)
+        version = version_of(versions, group)
+        by_version.setdefault(id(version), (version, []))[1].append(place)
+    for version, places in by_version.values():
         served = _under(version, [groups[place] for place in places])
         for place, mismatch in zip(places, served, strict=True):
             found[place] = mismatch

@@ -1,12 +1,13 @@
 """Published versions on disk as the trainer needs them; a logged group's objective under one.
 
-A version directory holds the index under which its log-probs were made, so a logged request can be
-scored again with any weights: those that served it, the trainer's, or a later version's.
+A version directory holds the index that it began to serve with, and `IndexGrowth` the items that
+came while it did: a logged request can be scored again under the structure that answered it, with
+any weights: those that served it, the trainer's, or a later version's.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,14 +17,17 @@ from models.generator.generator import Generator
 from models.policy.config import PolicyConfig
 from models.policy.group_batch import pad_groups
 from models.policy.groups import DropReason, Sid, form_group
+from models.policy.index_growth import IndexGrowth
 from models.policy.sa_gcpo import objective
 from models.policy.served_version import VersionGone
+from models.serving.index_file import arrays_of
 from models.serving.policy_directory import LoadedPolicy, load_version
 from schemas.errors import OxygenRecError
 from schemas.generation import GenerationRequest
 from schemas.impressions import Impression
 from schemas.rewards import RewardEvent
 
+KEPT_GROWN = 8  # structures of recent requests
 KEPT_VERSIONS = 3  # the parent, the newest, and one between: what is in flight was served by these
 
 
@@ -77,13 +81,21 @@ class ServedPolicy:
 class VersionDirectories:
     """Finds versions by number below `model_repository/generator`; the last 3 stay loaded."""
 
-    def __init__(self, repository: Path) -> None:
-        """Prepares; nothing is loaded yet."""
+    def __init__(self, repository: Path, growth: IndexGrowth | None = None) -> None:
+        """Prepares; nothing is loaded yet. Without `growth` a version has its snapshot alone."""
         self.repository = repository
+        self.growth = growth or IndexGrowth()
         self._loaded: OrderedDict[int, ServedPolicy] = OrderedDict()
+        self._grown: OrderedDict[tuple[int, int], ServedPolicy] = OrderedDict()
 
-    def __call__(self, policy_version: int, /) -> ServedPolicy | None:
-        """Returns the version, or None when its directory is gone."""
+    def __call__(
+        self, policy_version: int, index_offset: int | None = None, /
+    ) -> ServedPolicy | None:
+        """Returns the version with the structure that its index had at `index_offset` (None: at its
+        snapshot), or None when its directory is gone or the growth up to there is not known.
+
+        The same structure is the same object.
+        """
         if policy_version not in self._loaded:
             directory = self.repository / str(policy_version)
             if not directory.is_dir():
@@ -92,14 +104,37 @@ class VersionDirectories:
             if len(self._loaded) > KEPT_VERSIONS:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(policy_version)
-        return self._loaded[policy_version]
+        served = self._loaded[policy_version]
+        return served if index_offset is None else self._at(served, index_offset)
 
-    def require(self, policy_version: int) -> ServedPolicy:
+    def require(self, policy_version: int, index_offset: int | None = None) -> ServedPolicy:
         """Returns the version. Raises VersionGone, and what `load_version` raises."""
-        served = self(policy_version)
+        served = self(policy_version, index_offset)
         if served is None:
             raise VersionGone(policy_version=policy_version)
         return served
+
+    def _at(self, served: ServedPolicy, index_offset: int) -> ServedPolicy | None:
+        manifest = served.loaded.manifest
+        if not self.growth.reaches(manifest.index_offset, index_offset):
+            return None
+        fresh = [
+            item
+            for item in self.growth.between(
+                manifest.index_offset, index_offset, manifest.generation
+            )
+            if served.sid_of(item.item_key) is None
+        ]
+        if not fresh:
+            return served
+        key = (manifest.policy_version, len(fresh))  # structures only ever grow
+        if key not in self._grown:
+            index = served.loaded.index.grown(**arrays_of(fresh, manifest.scenarios))
+            self._grown[key] = ServedPolicy(replace(served.loaded, index=index))
+            if len(self._grown) > KEPT_GROWN:
+                self._grown.popitem(last=False)
+        self._grown.move_to_end(key)
+        return self._grown[key]
 
 
 def recompute_objective(

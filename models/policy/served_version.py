@@ -35,11 +35,22 @@ class ServedVersion(Protocol):
 
 
 class Versions(Protocol):
-    """Finds published versions by number."""
+    """Finds published versions by number and by how far their index had read the catalogue."""
 
-    def __call__(self, policy_version: int, /) -> ServedVersion | None:
-        """Returns the version, or None when its directory is gone."""
+    def __call__(self, policy_version: int, index_offset: int, /) -> ServedVersion | None:
+        """Returns the version, or None when it is not at hand; the same structure is the same
+        object.
+        """
         ...
+
+
+def version_of(versions: Versions, group: Group) -> ServedVersion:
+    """Returns the version that served a group, as it was then. Raises VersionGone."""
+    impression = group.impression
+    version = versions(impression.policy_version, impression.index_offset)
+    if version is None:
+        raise VersionGone(policy_version=impression.policy_version)
+    return version
 
 
 def score_groups(
@@ -47,17 +58,17 @@ def score_groups(
 ) -> torch.Tensor:
     """Returns [B, G, L] log-probs of the members, each group under the index that served it.
 
-    `groups` are sorted by policy version, each of which is at hand: one forward a version.
+    `groups` are sorted by policy version and index offset, each of which is at hand: one forward a
+    structure.
     """
     scored = []
     start = 0
-    for number, run in groupby(groups, key=lambda group: group.impression.policy_version):
-        impressions = [group.impression for group in run]
-        version = versions(number)
-        if version is None:
-            raise VersionGone(policy_version=number)
+    served = [version_of(versions, group) for group in groups]
+    for _, run in groupby(enumerate(served), key=lambda place: id(place[1])):
+        places = [place for place, _ in run]
+        impressions = [groups[place].impression for place in places]
         stop = start + len(impressions)
-        scored.append(version.logprobs(weights, impressions, sids_BGL[start:stop]))
+        scored.append(served[start].logprobs(weights, impressions, sids_BGL[start:stop]))
         start = stop
     return torch.cat(scored)
 

@@ -94,7 +94,7 @@ class PolicyTrainer:
 
     def step(self, groups: Sequence[Group]) -> StepReport:
         """Makes one AdamW step on used groups. Raises NonFiniteLoss."""
-        groups = sorted(groups, key=lambda group: group.impression.policy_version)
+        groups = sorted(groups, key=_served_by)
         request_ids = [group.impression.request_id for group in groups]
         self._optimizer.zero_grad(set_to_none=True)
         terms = self._loss(groups)
@@ -173,7 +173,8 @@ class PolicyTrainer:
     def _admit(self, event: RewardEvent) -> Group | DropReason:
         if not self._seen.add(event.request_id):
             return DropReason.REPEATED
-        version = self._versions(event.impression.policy_version)
+        impression = event.impression
+        version = self._versions(impression.policy_version, impression.index_offset)
         group = form_group(
             event,
             generation=self.generation,
@@ -218,3 +219,7 @@ class PolicyTrainer:
             liked_BG=batch.liked_BG,
             config=self._config,
         )
+
+
+def _served_by(group: Group) -> tuple[int, int]:
+    return group.impression.policy_version, group.impression.index_offset

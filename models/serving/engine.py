@@ -12,6 +12,7 @@ from models.decoding.beam_search import SearchResult, best_places
 from models.decoding.item_index import ItemIndex, Masks
 from models.generator.batch import check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
+from models.serving.live_catalogue import LiveCatalogue
 from models.serving.policy_directory import LoadedPolicy
 from schemas.generation import (
     BadGenerationRequest,
@@ -28,10 +29,9 @@ class GeneratorEngine:
     """Decodes with one policy version; every answer carries that version's stamps."""
 
     def __init__(self, policy: LoadedPolicy) -> None:
-        """Takes a loaded version; its weights must not change afterwards."""
+        """Takes a loaded version; its weights must not change afterwards, its index is followed."""
         self.policy = policy
-        with torch.inference_mode():
-            self._vectors_ND = policy.generator.item_vectors(policy.index)
+        self.catalogue = LiveCatalogue(policy)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Answer]:
         """Returns an answer a request, in order; a refused one does not disturb its neighbours.
@@ -70,20 +70,20 @@ class GeneratorEngine:
     def _decode(
         self, requests: Sequence[GenerationRequest], beams: int
     ) -> list[GenerationResponse]:
-        index, generator = self.policy.index, self.policy.generator
-        batch = collate(requests, index, self.policy.manifest.scenarios)
-        decoding = generator.begin(batch, index, self._vectors_ND)
-        masks = index.masks(batch.scenario_B, excluded_keys(requests))
-        found = generator.search(decoding, index, masks, beams)
-        ranked = generator.rank_items(decoding, index, found.leaves_BW, self._vectors_ND)
-        items = _best_items(found, ranked, masks, index, beams)
-        manifest = self.policy.manifest
+        generator, manifest = self.policy.generator, self.policy.manifest
+        with self.catalogue.held() as now:
+            batch = collate(requests, now.index, manifest.scenarios)
+            decoding = generator.begin(batch, now.index, now.vectors_ND)
+            masks = now.index.masks(batch.scenario_B, excluded_keys(requests))
+            found = generator.search(decoding, now.index, masks, beams)
+            ranked = generator.rank_items(decoding, now.index, found.leaves_BW, now.vectors_ND)
+            items = _best_items(found, ranked, masks, now.index, beams)
         return [
             GenerationResponse(
                 items=of_request,
                 generation=manifest.generation,
                 policy_version=manifest.policy_version,
-                index_offset=manifest.index_offset,
+                index_offset=now.index_offset,
             )
             for of_request in items
         ]

@@ -30,21 +30,33 @@ def index_of(
     if not newest:
         found = f"{len(assignments)} assignments, none of generation {generation}"
         raise ItemIndexInvalid(field="semantic-ids", found=found, wanted="at least one item")
-    items = list(newest.values())
+    return ItemIndex.build(**arrays_of(list(newest.values()), scenarios))
+
+
+def arrays_of(items: Sequence[SidAssignment], scenarios: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Returns items, each named once, as `ItemIndex.build` and `ItemIndex.grown` take them.
+
+    Raises `ItemIndexInvalid` where they are not of one shape.
+    """
     for name, lengths in (
         ("sid", {len(a.sid) for a in items}),
         ("embedding", {len(a.embedding) for a in items}),
     ):
         if len(lengths) > 1:
             raise ItemIndexInvalid(field=name, found=f"lengths {sorted(lengths)}", wanted="one")
+    return {
+        "keys": torch.tensor([a.item_key for a in items], dtype=torch.int64),
+        "codes": torch.tensor([a.sid for a in items], dtype=torch.int64),
+        "content": torch.from_numpy(np.stack([unpack(a.embedding) for a in items])),
+        "in_stock": torch.tensor([a.in_stock for a in items]),
+        "scenarios": shown_in(items, scenarios),
+    }
+
+
+def shown_in(items: Sequence[SidAssignment], scenarios: Sequence[str]) -> torch.Tensor:
+    """Returns which scenario shows which item, bool [K, X]."""
     shown = [[a.scenarios is None or s in a.scenarios for a in items] for s in scenarios]
-    return ItemIndex.build(
-        keys=torch.tensor([a.item_key for a in items], dtype=torch.int64),
-        codes=torch.tensor([a.sid for a in items], dtype=torch.int64),
-        content=torch.from_numpy(np.stack([unpack(a.embedding) for a in items])),
-        in_stock=torch.tensor([a.in_stock for a in items]),
-        scenarios=torch.tensor(shown),
-    )
+    return torch.tensor(shown, dtype=torch.bool)
 
 
 def save_index(folder: Path, index: ItemIndex) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -53,10 +53,16 @@ def choose_triton(choice: TritonChoice, *, report: Report) -> TritonPorts | None
 
 
 def open_triton(
-    ports: TritonPorts, repository: Path, folder: Path, *, models: Sequence[str], report: Report
+    ports: TritonPorts,
+    repository: Path,
+    folder: Path,
+    *,
+    models: Sequence[str],
+    environment: Mapping[str, str],
+    report: Report,
 ) -> LocalTriton | None:
     """Returns a server for the models of the repository, None where they are not there yet."""
     if missing := [name for name in models if not (repository / name / "config.pbtxt").is_file()]:
         report(f"no Triton: {repository} has no model {', '.join(missing)} yet")
         return None
-    return LocalTriton(repository, folder, load=models, ports=ports)
+    return LocalTriton(repository, folder, load=models, ports=ports, environment=environment)

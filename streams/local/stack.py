@@ -80,18 +80,16 @@ class LocalStack:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def start(self) -> Self:
-        """Starts and awaits everything in the spec: the servers side by side, then the workers.
+        """Starts and awaits everything in the spec: Kafka and Redis, then Triton (its models follow
+        a topic), then the workers.
 
         A failure leaves the processes to `stop`, which leaving the context calls.
         """
-        self._launch_servers()
+        self.start_servers()
         if self.spec.model_repository:
-            self._launch_triton(self.spec.model_repository)
+            self.start_triton(self.spec.model_repository)
         else:
             self._promise_triton(None)
-        self._await_servers()
-        if self.triton:
-            self.triton.wait_ready()
         return self.start_workers(self.spec.workers)
 
     def start_servers(self) -> Self:
@@ -213,6 +211,7 @@ class LocalStack:
             repository,
             self._servers / "triton",
             models=self.spec.models,
+            environment=self.addresses.environment(self.home),
             report=self.spec.report,
         )
         self._promise_triton(self._triton_ports if triton else None)

@@ -15,7 +15,7 @@ import sysconfig
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -129,8 +129,10 @@ class LocalTriton:
         *,
         load: Sequence[str] = (),
         ports: TritonPorts | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepares the server; `load` names the models it loads at the start.
+        """Prepares the server; `load` names the models it loads at the start, `environment` is what
+        the models' processes see beside this one's.
 
         Raises TritonUnavailable.
         """
@@ -154,7 +156,7 @@ class LocalTriton:
                 f"--backend-config=python,shm-region-prefix-name={self._region}",
             ],
             log=folder / "triton.log",
-            environment=_environment(package),
+            environment={**(environment or {}), **_environment(package)},
         )
 
     def launch(self) -> Self:

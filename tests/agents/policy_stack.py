@@ -24,6 +24,7 @@ class PolicyStack:
 
     settings: Settings
     producer: RecordProducer
+    triton_metrics_url: str = ""
 
     @property
     def repository(self) -> Path:

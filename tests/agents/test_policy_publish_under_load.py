@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
+import msgspec
 import pytest
 import torch
 
@@ -19,13 +22,23 @@ from agents.policy_publisher import (
     open_publisher,
 )
 from models.generator.generator import Generator
+from models.policy.parity import answer_mismatch
 from models.serving.engine import GeneratorEngine
+from schemas import topics
+from schemas.generation import GenerationResponse
 from schemas.policies import PolicyPublished
-from streams.local.triton import LocalTriton
+from streams.local.triton import LocalTriton, TritonPorts
 from streams.triton_client import TritonGenerator
 from streams.triton_control import TritonControl
 from tests.agents.policy_stack import PolicyStack, policy_stack
-from tests.models.policy.served_world import SCENARIOS, request, served_log
+from tests.models.policy.served_world import (
+    ITEMS,
+    SCENARIOS,
+    catalogue,
+    request,
+    served_log,
+    shown,
+)
 
 # Each version is a process that imports torch: three of them on two busy cores.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -33,15 +46,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[PolicyStack]:
-    """Triton on an empty repository: the first publish loads the model."""
+    """Triton on an empty repository: the first publish loads the model, which follows Kafka."""
     repository = tmp_path / "home" / "model_repository"
     repository.mkdir(parents=True)
     (tmp_path / "triton").mkdir()
-    with (
-        LocalTriton(repository, tmp_path / "triton") as triton,
-        policy_stack(tmp_path, triton.grpc_url) as running,
-    ):
-        yield running
+    ports = TritonPorts.free()
+    with policy_stack(tmp_path, ports.grpc_url) as running:
+        environment = {"OXYGENREC_KAFKA__BOOTSTRAP": running.settings.kafka.bootstrap}
+        with LocalTriton(repository, tmp_path / "triton", ports=ports, environment=environment):
+            yield replace(running, triton_metrics_url=ports.metrics_url)
 
 
 class Client:
@@ -147,3 +160,50 @@ async def test_a_version_that_triton_cannot_load_leaves_the_served_one(
         answer = await generator.generate(request(0), version=1, deadline_ms=10_000)
     assert answer.policy_version == 1
     thread.shutdown()
+
+
+async def test_a_change_of_the_catalogue_is_in_the_next_answers_of_a_running_version(
+    stack: PolicyStack,
+) -> None:
+    await ensure_published(stack.settings)
+    young = msgspec.structs.replace(catalogue()[0], item_key=9_001, item_id="young", sid=[7, 7, 7])
+    gone = msgspec.structs.replace(catalogue()[1], in_stock=False)
+    asked = msgspec.structs.replace(request(0), beams=2 * ITEMS)
+    thread = ThreadPoolExecutor(1)
+    async with (
+        TritonGenerator(stack.settings.triton, SCENARIOS) as client,
+        open_publisher(stack.settings, stack.producer, thread) as publisher,
+    ):
+
+        async def answer() -> GenerationResponse:
+            return await client.generate(asked, version=1, deadline_ms=10_000)
+
+        before = await answer()
+        assert (before.index_offset, len(before.items)) == (ITEMS, ITEMS)
+        for item in (young, gone):
+            stack.producer.send(topics.SEMANTIC_IDS, item, item.item_id)
+        stack.producer.flush(10_000)
+        after = before
+        async with asyncio.timeout(10):
+            while after.index_offset < ITEMS + 2:
+                after = await answer()
+        keys = {item.item_key for item in after.items}
+        assert keys == {item.item_key for item in before.items} - {gone.item_key} | {9_001}
+        # The trainer scores the answer as it was made; the snapshot alone would not.
+        await publisher.begin()
+        await publisher.growth.reach(after.index_offset)
+        loaded, impression = publisher.versions.require(1), shown(0, after)
+        grown = publisher.versions.require(1, after.index_offset)
+        assert answer_mismatch(loaded.weights, grown, impression, after) <= 1e-3
+    lag = oxygenrec_samples(stack.triton_metrics_url)[
+        'oxygenrec_index_lag_seconds{policy_version="1"}'
+    ]
+    assert 0 <= lag < 5
+    thread.shutdown()
+
+
+def oxygenrec_samples(url: str) -> dict[str, float]:
+    """Returns our own metrics on Triton's endpoint: name and labels -> value."""
+    lines = httpx.get(url).text.splitlines()
+    samples = (line.rpartition(" ") for line in lines if line.startswith("oxygenrec_"))
+    return {name: float(value) for name, _, value in samples}

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from agents.in_process_generator import InProcessGenerator
+from agents.settings import ServingConfig, Settings
 from models.serving.engine import GeneratorEngine
 from models.serving.policy_directory import LoadedPolicy, write_version
 from models.serving.triton_config import write_config
@@ -16,11 +17,15 @@ from schemas.generation import BadGenerationRequest, GenerationResponse, Generat
 from streams.connections import TritonConfig
 from streams.local.triton import LocalTriton
 from streams.triton_client import TritonGenerator
+from tests.conftest import NO_CATALOG
 from tests.models.generator.small_policy import CONTENT_DIM, SCENARIOS, request, small_policy
 
 VERSION = 1
 PATIENT_MS = 20_000  # correctness is claimed here, not speed
 MAX_IN_FLIGHT = 4
+SETTINGS = Settings(
+    serving=ServingConfig(follow_catalog=False), triton=TritonConfig(max_in_flight=MAX_IN_FLIGHT)
+)
 
 AnyGenerator = TritonGenerator | InProcessGenerator
 
@@ -41,7 +46,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, policy: LoadedPolicy) -
 @pytest.fixture(scope="module")
 def own_triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     folder = tmp_path_factory.mktemp("own-triton")
-    with LocalTriton(repository, folder, load=["generator"]) as server:
+    with LocalTriton(repository, folder, load=["generator"], environment=NO_CATALOG) as server:
         yield server
 
 
@@ -55,7 +60,7 @@ async def generator(
         config = TritonConfig(grpc_url=server.grpc_url, max_in_flight=MAX_IN_FLIGHT)
         opened = TritonGenerator(config, SCENARIOS)
     else:
-        opened = InProcessGenerator(repository / "generator", max_in_flight=MAX_IN_FLIGHT)
+        opened = InProcessGenerator(repository / "generator", SETTINGS)
     async with opened as ready:
         await ready.prepare(VERSION)
         yield ready

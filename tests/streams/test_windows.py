@@ -216,10 +216,10 @@ def test_a_user_who_comes_back_in_the_same_window_speaks_about_what_came_after_a
         *(action("ann", "1", 150), action("bob", "2", 150), erased, action("ann", "3", 170)),
         Watermark(watermark_ms=FOREVER_MS),
     ]
-    config = replace(CONFIG, stagger=False)
+    closing = replace(CONFIG, stagger=False)
     for config, wanted in (
-        (config, ["3", "2"]),
-        (replace(config, trigger="first"), ["1", "2", "3"]),
+        (closing, ["3", "2"]),
+        (replace(closing, trigger="first"), ["1", "2", "3"]),
     ):
         aggregator = Aggregator(config)
         aggregator.process(log)

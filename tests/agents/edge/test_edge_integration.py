@@ -33,6 +33,7 @@ from streams.producer import RecordProducer
 from streams.redis_client import worker_client
 from streams.redis_epoch import begin_epoch
 from streams.redis_items import RedisItems, popular_key
+from tests.conftest import NO_CATALOG
 from tests.models.generator.small_policy import CONTENT_DIM, small_policy
 
 pytestmark = pytest.mark.integration
@@ -137,7 +138,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     with (
         LocalKafka(folder("kafka")) as kafka,
         LocalRedis(folder("redis")) as redis_server,
-        LocalTriton(repository, folder("triton"), load=["generator"]) as triton,
+        LocalTriton(
+            repository, folder("triton"), load=["generator"], environment=NO_CATALOG
+        ) as triton,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http,
     ):
         kafka.ensure_topics(topic_table(PARTITIONS))

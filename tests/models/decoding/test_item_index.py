@@ -81,26 +81,61 @@ def test_a_node_is_alive_iff_an_eligible_item_stands_below(
 
 @given(SIDS, st.data())
 @settings(max_examples=40)
-def test_a_change_of_stock_is_the_index_built_anew_and_leaves_the_old_one_alone(
+def test_changed_stock_and_scenarios_are_the_index_built_anew(
     sids: list[tuple[int, ...]], data: st.DataObject
 ) -> None:
     flags = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
     stock, *shown = (data.draw(flags) for _ in range(3))
-    old = build(sids, in_stock=torch.tensor(stock), scenarios=torch.tensor(shown))
-    kept = old.counts_KT.clone()
-    keys = st.sampled_from([3, *old.keys_N.tolist()])  # 3: an item nobody knows
-    changes = data.draw(st.lists(st.tuples(keys, st.booleans()), max_size=12))
-    after = {**dict(zip(old.keys_N.tolist(), stock, strict=True)), **dict(changes)}
-    after.pop(3, None)
-    new = old.with_stock(
-        torch.tensor([key for key, _ in changes], dtype=torch.int64),
-        torch.tensor([there for _, there in changes], dtype=torch.bool),
-    )
-    wanted = build(sids, in_stock=torch.tensor(list(after.values())), scenarios=torch.tensor(shown))
+    index = build(sids, in_stock=torch.tensor(stock), scenarios=torch.tensor(shown))
+    place = {key: row for row, key in enumerate(index.keys_N.tolist())}
+    keys = st.sampled_from([3, *place])  # 3: an item nobody knows
+    change = st.tuples(keys, st.booleans(), st.booleans(), st.booleans())
+    for changes in data.draw(st.lists(st.lists(change, max_size=12), max_size=3)):
+        moves_shown = data.draw(st.booleans())
+        for key, there, home, search in changes:
+            if (row := place.get(key)) is not None:
+                stock[row] = there
+                if moves_shown:
+                    shown[0][row], shown[1][row] = home, search
+        columns = torch.tensor([change[1:] for change in changes], dtype=torch.bool).view(-1, 3).T
+        index.set_eligible(
+            torch.tensor([change[0] for change in changes], dtype=torch.int64),
+            columns[0],
+            columns[1:] if moves_shown else None,
+        )
+    wanted = build(sids, in_stock=torch.tensor(stock), scenarios=torch.tensor(shown))
+    assert torch.equal(index.counts_KT, wanted.counts_KT)
+    assert torch.equal(index.in_stock_N, wanted.in_stock_N)
+    assert torch.equal(index.scenarios_KN, wanted.scenarios_KN)
+
+
+@given(SIDS, st.data())
+@settings(max_examples=40)
+def test_a_grown_index_is_the_one_built_of_all_items_and_the_old_one_stays(
+    sids: list[tuple[int, ...]], data: st.DataObject
+) -> None:
+    flags = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
+    stock, *shown = (data.draw(flags) for _ in range(3))
+    order = data.draw(st.permutations(range(len(sids))))
+    first = data.draw(st.integers(1, len(sids)))
+    everything = {
+        "keys": torch.arange(len(sids)) * 7 + 100,
+        "codes": torch.tensor(sids),
+        "content": torch.arange(2 * len(sids)).view(-1, 2).half(),
+        "in_stock": torch.tensor(stock),
+    }
+    parts = []
+    for chosen in (order[:first], order[first:]):
+        arrays = {name: array[chosen] for name, array in everything.items()}
+        parts.append({**arrays, "scenarios": torch.tensor(shown)[:, chosen]})
+    old = ItemIndex.build(**parts[0])
+    new = old.grown(**parts[1])
+    wanted = ItemIndex.build(**everything, scenarios=torch.tensor(shown))
+    assert torch.equal(new.sids, wanted.sids)
+    assert torch.equal(new.content_NC, wanted.content_NC)
     assert torch.equal(new.counts_KT, wanted.counts_KT)
-    assert torch.equal(new.in_stock_N, wanted.in_stock_N)
-    assert torch.equal(old.counts_KT, kept)
-    assert old.in_stock_N.tolist() == stock
+    assert torch.equal(new.leaf_rows_N, wanted.leaf_rows_N)
+    assert len(old.keys_N) == first
 
 
 def test_masks_of_one_request_leave_the_next_ones_alone() -> None:

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
+from models.decoding.item_index import UnknownSemanticId
 from models.generator.generator import Generator
 from models.policy.config import PolicyConfig
+from models.policy.index_growth import IndexGrowth
 from models.policy.parity import answer_mismatch, weight_change_norm
 from models.policy.served_policies import (
+    ServedPolicy,
     UnusableGroup,
     VersionDirectories,
     recompute_objective,
@@ -18,8 +22,17 @@ from models.policy.trainer import PolicyTrainer
 from models.serving.engine import GeneratorEngine
 from models.serving.policy_directory import LoadedPolicy
 from schemas.generation import GenerationResponse
+from schemas.impressions import Impression
 from schemas.rewards import RewardEvent
-from tests.models.policy.served_world import fresh_generator, publish, request, served_log
+from tests.models.policy.served_world import (
+    ITEMS,
+    catalogue,
+    fresh_generator,
+    publish,
+    request,
+    served_log,
+    shown,
+)
 
 CONFIG = PolicyConfig(groups_per_step=4, learning_rate=1e-3)
 
@@ -89,8 +102,8 @@ def test_parity_compares_what_was_answered_with_the_given_weights(
     impression = log[3].impression
     answer = GeneratorEngine(first).generate([request_of(impression)])[0]
     assert isinstance(answer, GenerationResponse)
-    assert answer_mismatch(first.generator, first, impression, answer) <= 1e-4
-    assert answer_mismatch(fresh_generator(seed=1), first, impression, answer) > 1e-2
+    assert answer_mismatch(first.generator, ServedPolicy(first), impression, answer) <= 1e-4
+    assert answer_mismatch(fresh_generator(seed=1), ServedPolicy(first), impression, answer) > 1e-2
 
 
 def test_the_weight_change_is_the_distance_of_all_weights() -> None:
@@ -104,3 +117,54 @@ def test_the_weight_change_is_the_distance_of_all_weights() -> None:
 
 def test_an_impression_gives_back_the_request_that_made_it(log: list[RewardEvent]) -> None:
     assert [request_of(event.impression) for event in log[:6]] == [request(n) for n in range(6)]
+
+
+YOUNG = [
+    replace(catalogue()[number], item_key=5_000 + number, item_id=f"young-{number}", sid=sid)
+    for number, sid in enumerate([[1, 6, 2], [7, 7, 7], catalogue()[3].sid])
+]
+
+
+def answered_at(engine: GeneratorEngine, number: int) -> tuple[Impression, GenerationResponse]:
+    (answer,) = engine.generate([request(number)])
+    assert isinstance(answer, GenerationResponse)
+    return shown(number, answer), answer
+
+
+def test_a_request_is_scored_under_the_structure_that_answered_it(tmp_path: Path) -> None:
+    policy = publish(tmp_path, 1, fresh_generator())
+    growth = IndexGrowth(ITEMS)
+    versions = VersionDirectories(tmp_path, growth)
+    engine = GeneratorEngine(policy)
+    answers = []
+    for number, item in enumerate(YOUNG):
+        answers.append(answered_at(engine, number))
+        engine.catalogue.apply([item], [], ITEMS + number + 1)
+        growth.extend([(ITEMS + number, item)], ITEMS + number + 1)
+    answers.append(answered_at(engine, 3))
+    for impression, answer in answers:
+        served = versions.require(1, impression.index_offset)
+        assert answer_mismatch(policy.generator, served, impression, answer) <= 1e-4
+    last, answer = answers[-1]
+    with pytest.raises(UnknownSemanticId):
+        answer_mismatch(policy.generator, versions.require(1), last, answer)
+
+
+def test_a_change_of_stock_is_the_same_structure_and_an_unread_log_is_none(
+    tmp_path: Path,
+) -> None:
+    publish(tmp_path, 1, fresh_generator())
+    versions = VersionDirectories(tmp_path, IndexGrowth(ITEMS))
+    versions.growth.extend([(ITEMS, replace(catalogue()[0], in_stock=False))], ITEMS + 2)
+    assert versions(1, ITEMS + 2) is versions(1)
+    assert versions(1, ITEMS + 3) is None
+    versions.growth.restart(ITEMS + 1)
+    assert versions(1, ITEMS + 1) is None
+    assert versions(1, ITEMS) is versions(1)
+
+
+def test_an_item_of_another_generation_is_no_growth(tmp_path: Path) -> None:
+    publish(tmp_path, 1, fresh_generator())
+    versions = VersionDirectories(tmp_path, IndexGrowth(ITEMS))
+    versions.growth.extend([(ITEMS, replace(YOUNG[0], generation=2))], ITEMS + 1)
+    assert versions(1, ITEMS + 1) is versions(1)

@@ -24,8 +24,11 @@ CONFIG = PolicyConfig(groups_per_step=4, learning_rate=0.01)
 SERVED = TabularPolicy(0)
 
 
-def versions(policy_version: int) -> ServedVersion | None:
-    return TabularVersion(SERVED) if policy_version in {1, 2} else None
+PUBLISHED: dict[int, ServedVersion] = {number: TabularVersion(SERVED) for number in (1, 2)}
+
+
+def versions(policy_version: int, index_offset: int) -> ServedVersion | None:
+    return PUBLISHED.get(policy_version)
 
 
 def trainer(config: PolicyConfig = CONFIG) -> PolicyTrainer:
