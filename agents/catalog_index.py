@@ -155,6 +155,8 @@ def row_of(key: int, item: ItemUpsert) -> ItemRow:
         live=item.in_stock,
         title=item.title,
         category=item.category,
+        brand=item.brand,
+        price=item.price,
         scenarios=item.scenarios,
     )
 

@@ -2,7 +2,7 @@
 
 Random SIDs (V 8192, 3 levels: nearly each item is a leaf of its own, the worst case for a structure
 by prefix) and clustered ones (each prefix of two codes continues about five times). One scenario,
-no content vectors, one thread. --quick: 200,000 items, not 10 millions.
+no content vectors, one thread. A new item is a larger index beside the one in use. --quick: 200,000 items, not 10 millions.
 """
 
 import time
@@ -81,14 +81,25 @@ def _measure(codes: npt.NDArray[np.int16]) -> dict[str, Any]:
         "structure, bytes a SID": structure / leaves,
         "paths and counts, bytes a SID": masks / leaves,
         "build, s": build_s,
+        "one new item, ms": _ms(lambda: _grow(index), repeats=1),
         "1,000 stock changes, ms": _ms(lambda: index.set_eligible(keys, next(there))),
         "masks of a request with 100 exclusions, ms": _ms(lambda: index.masks(one, excluded)),
     }
 
 
-def _ms(act: Callable[[], object]) -> float:
+def _grow(index: ItemIndex) -> ItemIndex:
+    return index.grown(
+        keys=torch.tensor([len(index.keys_N)]),
+        codes=torch.zeros(1, index.depth, dtype=torch.int16),
+        content=torch.zeros(1, 0, dtype=torch.float16),
+        in_stock=torch.ones(1, dtype=torch.bool),
+        scenarios=torch.ones(1, 1, dtype=torch.bool),
+    )
+
+
+def _ms(act: Callable[[], object], repeats: int = REPEATS) -> float:
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.perf_counter()
         act()
         times.append((time.perf_counter() - began) * 1e3)

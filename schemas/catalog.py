@@ -53,6 +53,8 @@ class ItemRow(Struct, frozen=True, kw_only=True):
     live: bool
     title: str
     category: str
+    brand: str = ""
+    price: float | None = None
     scenarios: list[str] | None = None
 
 

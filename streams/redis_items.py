@@ -10,7 +10,7 @@ from schemas.catalog import ItemRow
 from streams.redis_epoch import require_epoch
 
 _scenarios = msgspec.json.Decoder(list[str])
-_FIELDS = ("item_id", "live", "title", "category", "scenarios")
+_FIELDS = ("item_id", "live", "title", "category", "brand", "price", "scenarios")
 
 
 def item_key(key: int) -> str:
@@ -63,6 +63,8 @@ class RedisItems:
                         "live": int(row.live),
                         "title": row.title,
                         "category": row.category,
+                        "brand": row.brand,
+                        "price": b"" if row.price is None else repr(row.price),
                         "scenarios": b"" if scenarios is None else msgspec.json.encode(scenarios),
                     },
                 )
@@ -79,12 +81,14 @@ class RedisItems:
 
 
 def _row(key: int, values: Sequence[bytes | None]) -> ItemRow:
-    item_id, live, title, category, scenarios = values
+    item_id, live, title, category, brand, price, scenarios = values
     return ItemRow(
         item_key=key,
         item_id=(item_id or b"").decode(),
         live=live == b"1",
         title=(title or b"").decode(),
         category=(category or b"").decode(),
+        brand=(brand or b"").decode(),
+        price=float(price) if price else None,
         scenarios=_scenarios.decode(scenarios) if scenarios else None,
     )

@@ -232,6 +232,7 @@ COMPOSE_TORCH = (
     "agents.policy_publisher",
     "agents.triton_replica",
     "agents.in_process_generator",
+    "agents.catalogue_replica",
     "models.reasoning.minilm",
 )
 

@@ -15,9 +15,11 @@ from uuid import uuid4
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from agents.edge.acknowledgement import Acknowledged
 from agents.edge.action_intake import ActionIntake
 from agents.edge.exploration import ExplorationConfig
 from agents.edge.health import EdgeHealth, Readiness
+from agents.edge.item_intake import ItemIntake
 from agents.edge.popular_items import PopularItems
 from agents.edge.profile_intake import ProfileIntake
 from agents.edge.query_encoders import QueryEncoders
@@ -49,6 +51,7 @@ WANTED_TOPICS = (
     topics.POLICIES,
     topics.USERS,
     topics.INSTRUCTIONS,
+    topics.CATALOG,
 )
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,7 @@ class Edge:
     settings: Settings
     intake: ActionIntake
     profile_intake: ProfileIntake
+    item_intake: ItemIntake
     recommender: Recommender
     policy: Callable[[], PolicyPublished | None]
     readiness: Callable[[], Awaitable[Readiness]]
@@ -138,6 +142,7 @@ def _assembled(settings: Settings, parts: Parts) -> Edge:
         settings=settings,
         intake=_intake(settings, parts.producer),
         profile_intake=_profile_intake(settings, parts),
+        item_intake=_item_intake(settings, parts),
         recommender=_recommender(settings, parts),
         policy=policy,
         readiness=health.ready,
@@ -161,18 +166,30 @@ def _intake(settings: Settings, producer: RecordProducer) -> ActionIntake:
     )
 
 
-def _profile_intake(settings: Settings, parts: Parts) -> ProfileIntake:
-    def send(topic: str, record: Struct | None, user_id: str) -> Future[Delivered]:
+def _acknowledged(settings: Settings, parts: Parts) -> Acknowledged:
+    def send(topic: str, record: Struct | None, key: str) -> Future[Delivered]:
         headers = cloud_event_headers(record, SOURCE) if isinstance(record, UserErased) else ()
-        return parts.producer.send(topic, record, user_id, headers=headers)
+        return parts.producer.send(topic, record, key, headers=headers)
 
+    return Acknowledged(send, within_ms=settings.http.acknowledge_ms)
+
+
+def _profile_intake(settings: Settings, parts: Parts) -> ProfileIntake:
     return ProfileIntake(
-        send=send,
+        acknowledged=_acknowledged(settings, parts),
         profiles=RedisProfiles(parts.redis),
         erasures=RedisErasures(parts.redis),
         now_ms=wall_clock_ms,
         new_id=lambda: uuid4().hex,
-        acknowledge_ms=settings.http.acknowledge_ms,
+    )
+
+
+def _item_intake(settings: Settings, parts: Parts) -> ItemIntake:
+    return ItemIntake(
+        acknowledged=_acknowledged(settings, parts),
+        items=RedisItems(parts.redis),
+        scenarios=settings.serving.scenarios,
+        now_ms=wall_clock_ms,
     )
 
 

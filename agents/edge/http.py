@@ -18,10 +18,12 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec import Struct
 from redis.exceptions import RedisError
 
+from agents.edge.acknowledgement import NotAcknowledged
 from agents.edge.edge import Edge, open_edge
 from agents.edge.http_docs import openapi_config
 from agents.edge.http_routes import ROUTES, refuse
-from agents.edge.profile_intake import NotAcknowledged
+from agents.edge.item_intake import UnknownCatalogueItem
+from agents.edge.item_routes import ITEM_ROUTES
 from agents.edge.user_routes import USER_ROUTES
 from agents.settings import HttpConfig, Settings
 from schemas.dead_letters import Reason, Rejection
@@ -103,7 +105,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
 def create_app(edge: Edge) -> Litestar:
     """Returns the application around opened parts."""
     return Litestar(
-        route_handlers=[*ROUTES, *USER_ROUTES],
+        route_handlers=[*ROUTES, *USER_ROUTES, *ITEM_ROUTES],
         state=State({"edge": edge}),
         openapi_config=openapi_config(version("oxygenrec")),
         request_max_body_size=edge.settings.http.max_body_bytes,
@@ -113,6 +115,7 @@ def create_app(edge: Edge) -> Litestar:
             HTTPException: _http_fault,
             RedisError: _redis_gone,
             NotAcknowledged: _not_acknowledged,
+            UnknownCatalogueItem: _unknown_item,
         },
         logging_config=None,
     )
@@ -142,3 +145,7 @@ def _redis_gone(request: Request[Any, Any, Any], error: RedisError) -> Response[
 def _not_acknowledged(request: Request[Any, Any, Any], error: NotAcknowledged) -> Response[Fault]:
     fault = Fault(status=503, detail=str(error))
     return Response(fault, status_code=503, headers={"retry-after": "1"})
+
+
+def _unknown_item(request: Request[Any, Any, Any], error: UnknownCatalogueItem) -> Response[Fault]:
+    return Response(Fault(status=404, detail=str(error)), status_code=404)

@@ -1,6 +1,7 @@
 """Requests to records: each element on its own, faults with field, found and wanted."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ FLAGS = {"true": True, "false": False}
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _single = msgspec.json.Decoder(msgspec.Raw)
+_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _lenient = json.JSONDecoder(parse_constant=NOT_NUMBERS.__getitem__)
 
 
@@ -78,6 +80,24 @@ def one(body: bytes, decoder: ElementDecoder[T]) -> T:
             raise
         fault = error
     return decoder.decode(_lenient_value(body, fault))
+
+
+def known_fields_only(body: bytes, decoder: ElementDecoder[T], fields: str) -> T:
+    """Returns the one record of a body whose type forbids other fields; `fields` names those there
+    are. Raises `InvalidRecord`, naming the unknown one.
+    """
+    try:
+        return one(body, decoder)
+    except InvalidRecord as error:
+        match = _UNKNOWN_FIELD.search(error.wanted)
+        if match is None:
+            raise
+        raise InvalidRecord(
+            reason=Reason.OUT_OF_RANGE,
+            field=match["name"],
+            found="an unknown field",
+            wanted=fields,
+        ) from error
 
 
 def dry_run_in(query: Sequence[tuple[str, str]]) -> bool:

@@ -13,7 +13,9 @@ from litestar import Request
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
-from agents.edge.profile_api import EXAMPLES, ProfilePatch, ProfilePut
+from agents.edge import item_api, profile_api
+from agents.edge.item_api import ItemPatch, ItemPut
+from agents.edge.profile_api import ProfilePatch, ProfilePut
 from agents.edge.recommendation_api import RecommendationRequest
 from schemas.actions import UserAction
 
@@ -23,7 +25,10 @@ BODIES: dict[tuple[str, str], Any] = {
     ("/v1/recommendations", "post"): RecommendationRequest,
     ("/v1/users/{user_id}", "put"): ProfilePut,
     ("/v1/users/{user_id}", "patch"): ProfilePatch,
+    ("/v1/items/{item_id}", "put"): ItemPut,
+    ("/v1/items/{item_id}", "patch"): ItemPatch,
 }
+EXAMPLES = {**profile_api.EXAMPLES, **item_api.EXAMPLES}
 DRY_RUN = {
     "name": "dry_run",
     "in": "query",

@@ -4,13 +4,12 @@ PUT replaces a profile. PATCH is a JSON merge patch (RFC 7396): what is named is
 away, attributes merge name by name.
 """
 
-import re
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from agents.edge.http_bodies import ElementDecoder, one
+from agents.edge.http_bodies import ElementDecoder, known_fields_only
 from schemas.actions import Identifier, Text
 from schemas.dead_letters import Reason
 from schemas.errors import InvalidRecord
@@ -20,8 +19,7 @@ MAX_ATTRIBUTES = (
     64  # a profile is read with every window: 64 attributes of 512 characters are 40 kB
 )
 
-T = TypeVar("T")
-_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
+FIELDS = "city, age_band, attributes"
 
 
 class ProfilePut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +70,7 @@ def checked_user_id(user_id: str) -> str:
 
 def profile_of(user_id: str, body: bytes, now_ms: int) -> UserProfile:
     """Returns the profile that a PUT states. Raises `InvalidRecord`."""
-    put = _decoded(body, _put)
+    put = known_fields_only(body, _put, FIELDS)
     return UserProfile(
         user_id=user_id,
         city=put.city,
@@ -84,7 +82,7 @@ def profile_of(user_id: str, body: bytes, now_ms: int) -> UserProfile:
 
 def patch_of(body: bytes) -> ProfilePatch:
     """Returns the changes that a PATCH states. Raises `InvalidRecord`."""
-    return _decoded(body, _patch)
+    return known_fields_only(body, _patch, FIELDS)
 
 
 def merged(
@@ -116,18 +114,3 @@ def merged(
 
 def _changed(before: str, said: str | UnsetType | None) -> str:
     return before if said is UNSET else said or ""
-
-
-def _decoded(body: bytes, decoder: ElementDecoder[T]) -> T:
-    try:
-        return one(body, decoder)
-    except InvalidRecord as error:
-        match = _UNKNOWN_FIELD.search(error.wanted)
-        if match is None:
-            raise
-        raise InvalidRecord(
-            reason=Reason.OUT_OF_RANGE,
-            field=match["name"],
-            found="an unknown field",
-            wanted="city, age_band, attributes",
-        ) from error

@@ -5,13 +5,10 @@ compacted topic keeps something of the user, then Redis at once. Each step may b
 that gets a 503 sends the request again.
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Protocol
 
-from msgspec import Struct
-
+from agents.edge.acknowledgement import Acknowledged
 from agents.edge.profile_api import (
     ErasureAnswer,
     checked_user_id,
@@ -22,23 +19,9 @@ from agents.edge.profile_api import (
 from agents.ports import ProfileStore
 from schemas import topics
 from schemas.actions import UserErased
-from schemas.errors import OxygenRecError
 from schemas.users import UserProfile
-from streams.producer import Delivered, UndeliveredRecord
 
 COMPACTED = (topics.USERS, topics.INSTRUCTIONS)  # keyed by user: a tombstone each
-
-
-class NotAcknowledged(OxygenRecError):
-    """Kafka did not acknowledge a request in time; it may be there all the same."""
-
-    def __init__(self, *, topic: str, user_id: str, waited_ms: int) -> None:
-        self.topic = topic
-        self.user_id = user_id
-        super().__init__(
-            f"{topic}: found no acknowledgement for user {user_id} within {waited_ms} ms;"
-            " send the request again, a repeat changes nothing"
-        )
 
 
 class ErasureStore(Protocol):
@@ -50,24 +33,22 @@ class ErasureStore(Protocol):
 
 
 class ProfileIntake:
-    """`send` produces one record (None: a tombstone) to a topic under a user's key."""
+    """One user a call; a repeat changes nothing."""
 
     def __init__(
         self,
         *,
-        send: Callable[[str, Struct | None, str], Future[Delivered]],
+        acknowledged: Acknowledged,
         profiles: ProfileStore,
         erasures: ErasureStore,
         now_ms: Callable[[], int],
         new_id: Callable[[], str],
-        acknowledge_ms: int,
     ) -> None:
-        self._send = send
+        self._acknowledged = acknowledged
         self._profiles = profiles
         self._erasures = erasures
         self._now_ms = now_ms
         self._new_id = new_id
-        self._acknowledge_ms = acknowledge_ms
 
     async def put(self, user_id: str, body: bytes) -> UserProfile:
         """Returns the profile as it was sent. Raises `InvalidRecord`, `NotAcknowledged`."""
@@ -101,12 +82,3 @@ class ProfileIntake:
     async def _sent(self, profile: UserProfile) -> UserProfile:
         await self._acknowledged(topics.USERS, profile, profile.user_id)
         return profile
-
-    async def _acknowledged(self, topic: str, record: Struct | None, user_id: str) -> None:
-        sent = asyncio.wrap_future(self._send(topic, record, user_id))
-        try:
-            await asyncio.wait_for(sent, self._acknowledge_ms / 1_000)
-        except (TimeoutError, UndeliveredRecord) as error:
-            raise NotAcknowledged(
-                topic=topic, user_id=user_id, waited_ms=self._acknowledge_ms
-            ) from error

@@ -138,16 +138,21 @@ class VersionDirectories:
 
 
 def recompute_objective(
-    event: RewardEvent, version_dir: Path, config: PolicyConfig | None = None
+    event: RewardEvent,
+    version_dir: Path,
+    config: PolicyConfig | None = None,
+    growth: IndexGrowth | None = None,
 ) -> float:
     """Returns J of one logged group under the weights of `version_dir`.
 
-    The version that served it stands in the same folder: index and pi_old are its own, the
-    logged log-probs and for experts its weights; under it every ratio is 1. Raises UnusableGroup.
+    The version that served it stands in the same folder: index (with the `growth` since) and pi_old
+    are its own, the logged log-probs and for experts its weights; under it every ratio is 1. Raises
+    UnusableGroup.
     """
     config = config or PolicyConfig()
-    directories = VersionDirectories(version_dir.parent)
-    served = directories(event.impression.policy_version)
+    directories = VersionDirectories(version_dir.parent, growth)
+    shown_at = None if growth is None else event.impression.index_offset
+    served = directories(event.impression.policy_version, shown_at)
     judged = directories(int(version_dir.name))
     if served is None or judged is None:
         raise UnusableGroup(request_id=event.request_id, reason=DropReason.UNKNOWN_VERSION)

@@ -7,9 +7,11 @@ from typing import Any
 
 from agents.edge.recommendation_api import RecommendationAnswer
 from agents.settings import Settings
+from models.policy.index_growth import IndexGrowth
 from models.policy.step_log import StepReport
 from schemas import topics
 from schemas.actions import HighValueRecord, UserAction
+from schemas.catalog import SidAssignment
 from schemas.codec import RECORDS, Decoder
 from schemas.instructions import trigger_id_of
 from schemas.topics import topic_table
@@ -30,6 +32,7 @@ class Evidence:
     logs: dict[str, list[list[LogRecord]]] = field(default_factory=dict)
     history: dict[str, set[str]] = field(default_factory=dict)
     in_force: dict[str, str] = field(default_factory=dict)
+    stock_changes: list[RecommendationAnswer] = field(default_factory=list)  # before, out, in
     items: int = 0
     steps: list[StepReport] = field(default_factory=list)
 
@@ -52,6 +55,14 @@ class Evidence:
             [decoder.decode(record.value) for record in partition if record.value is not None]
             for partition in self.logs[topic]
         ]
+
+    def growth(self) -> IndexGrowth:
+        """Returns how the item index grew, as the trainer reads it."""
+        decoder: Decoder[SidAssignment] = Decoder(SidAssignment)
+        (log,) = self.logs[topics.SEMANTIC_IDS]
+        growth = IndexGrowth()
+        growth.extend(((r.offset, decoder.decode(r.value)) for r in log if r.value), len(log))
+        return growth
 
     def high_value(self) -> Sequence[Sequence[HighValueRecord]]:
         """Returns what the aggregator read, with the watermarks in their places."""

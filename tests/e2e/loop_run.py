@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -39,6 +39,7 @@ BATCH = 500
 TURNS_PER_S = 12.0
 KILL_AGGREGATOR_AFTER_S = 6.0
 KILL_TRAINER_AT_STEP = 3
+STOCK_WITHIN_S = 20.0
 SERVED_AFTER_S = 6.0  # version 2 answers for a while
 LONGEST_S = 150.0
 DRAIN_S = 60.0
@@ -67,6 +68,11 @@ class RecordingClient(EdgeClient):
                 self.evidence.acknowledged[action.event_id] = action
             else:
                 self.evidence.failures.append(f"action {action.event_id}: {result}")
+
+    async def patch_item(self, item_id: str, *, in_stock: bool) -> None:
+        """Says whether an item is in stock, as a merchant does."""
+        response = await self._http.patch(f"/v1/items/{item_id}", json={"in_stock": in_stock})
+        response.raise_for_status()
 
     async def recommend(
         self, user_id: str, scenario: str, **more: str | None
@@ -133,7 +139,7 @@ class _Live:
             self._poison()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._shop(edge))
-                group.create_task(self._disturb())
+                group.create_task(self._disturb(edge))
         await self._drain()
         evidence.logs = await read_logs(self._settings.kafka)
         evidence.steps = self._log.read()
@@ -149,9 +155,12 @@ class _Live:
                 number += 1
                 await asyncio.sleep(1 / TURNS_PER_S)
 
-    async def _disturb(self) -> None:
-        """kill -9 of the aggregator and of the trainer, then waits until version 2 has served."""
+    async def _disturb(self, edge: RecordingClient) -> None:
+        """A change of stock, kill -9 of the aggregator and of the trainer, then waits until version
+        2 has served.
+        """
         started = time.monotonic()
+        await self._change_stock(edge)
         await asyncio.sleep(KILL_AGGREGATOR_AFTER_S)
         self._kill("window-aggregator")
         while time.monotonic() - started < LONGEST_S:
@@ -163,6 +172,30 @@ class _Live:
                 break
             await asyncio.sleep(0.05)
         self._stop.set()
+
+    async def _change_stock(self, edge: RecordingClient) -> None:
+        """A merchant takes an item that is shown out of stock, and puts it in again."""
+        first = await self._watch(edge, lambda answer: answer.degraded is None)
+        self._evidence.stock_changes = [first]
+        item = first.items[0].item_id
+        for in_stock in (False, True):
+            await edge.patch_item(item, in_stock=in_stock)
+            offset = self._evidence.stock_changes[-1].index_offset or 0
+
+            def followed(answer: RecommendationAnswer, offset: int = offset) -> bool:
+                return (answer.index_offset or 0) > offset
+
+            self._evidence.stock_changes.append(await self._watch(edge, followed))
+
+    async def _watch(
+        self, edge: RecordingClient, wanted: Callable[[RecommendationAnswer], bool]
+    ) -> RecommendationAnswer:
+        """Asks until an answer is as wanted."""
+        async with asyncio.timeout(STOCK_WITHIN_S):
+            while True:
+                answer = await edge.recommend("stock-watcher", "home")
+                if answer is not None and wanted(answer):
+                    return answer
 
     def _kill(self, name: str) -> None:
         pid = self._stack.process(name).pid

@@ -70,7 +70,7 @@ def test_an_undisturbed_trainer_makes_bitwise_the_same_weights(evidence: Evidenc
         policy=versions.require(1).loaded.generator,
         reference=load_generator(generation_folder(settings, 1)),
         generation=1,
-        versions=VersionDirectories(evidence.versions),
+        versions=VersionDirectories(evidence.versions, evidence.growth()),
         config=settings.policy,
     )
     decoder: Decoder[RewardEvent] = Decoder(RewardEvent)

@@ -232,6 +232,8 @@ async def test_item_rows_come_back_as_written_and_a_removed_item_is_not_live(
             live=n != 1,
             title="Ümbrella",
             category="Outdoor",
+            brand="Regn" if n else "",
+            price=19.9 if n else None,
             scenarios=None if n else ["home"],
         )
         for n in range(3)

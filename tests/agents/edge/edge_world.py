@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from agents.edge.acknowledgement import Acknowledged
 from agents.edge.action_intake import ActionIntake
 from agents.edge.edge import Edge
 from agents.edge.exploration import ExplorationConfig
 from agents.edge.health import Readiness
+from agents.edge.item_intake import ItemIntake
 from agents.edge.popular_items import PopularItems
 from agents.edge.profile_intake import ProfileIntake
 from agents.edge.recommender import Recommender, RecommenderConfig
@@ -245,13 +247,23 @@ class World:
 
     def profile_intake(self) -> ProfileIntake:
         return ProfileIntake(
-            send=self.produce,
+            acknowledged=self.acknowledged(),
             profiles=self.stores,
             erasures=self.stores,
             now_ms=lambda: NOW_MS,
             new_id=lambda: "erasure-1",
-            acknowledge_ms=self.settings.http.acknowledge_ms,
         )
+
+    def item_intake(self) -> ItemIntake:
+        return ItemIntake(
+            acknowledged=self.acknowledged(),
+            items=self.stores,
+            scenarios=self.settings.serving.scenarios,
+            now_ms=lambda: NOW_MS,
+        )
+
+    def acknowledged(self) -> Acknowledged:
+        return Acknowledged(self.produce, within_ms=self.settings.http.acknowledge_ms)
 
     def intake(self, now_ms: Callable[[], int] = lambda: NOW_MS) -> ActionIntake:
         return ActionIntake(
@@ -272,6 +284,7 @@ class World:
             settings=self.settings,
             intake=self.intake(),
             profile_intake=self.profile_intake(),
+            item_intake=self.item_intake(),
             recommender=self.recommender,
             policy=self.policy,
             readiness=ready,

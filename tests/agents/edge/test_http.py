@@ -303,6 +303,7 @@ async def test_the_docs_describe_every_route_and_its_body_without_a_cdn() -> Non
         "/v1/actions",
         "/v1/recommendations",
         "/v1/users/{user_id}",
+        "/v1/items/{item_id}",
         "/healthz",
         "/readyz",
     }
