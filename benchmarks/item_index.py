@@ -2,7 +2,8 @@
 
 Random SIDs (V 8192, 3 levels: nearly each item is a leaf of its own, the worst case for a structure
 by prefix) and clustered ones (each prefix of two codes continues about five times). One scenario,
-no content vectors, one thread. A new item is a larger index beside the one in use. --quick: 200,000 items, not 10 millions.
+no content vectors, one thread. A new item is a larger index beside the one in use. --quick: 200,000
+items, not 10 millions.
 """
 
 import time
