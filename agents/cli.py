@@ -206,6 +206,10 @@ def recommend(
     scenario: Annotated[str, typer.Option(help="home, search or detail.")] = "home",
     query: Annotated[str | None, typer.Option(help="What the user searches for now.")] = None,
     num_items: Annotated[int, typer.Option(min=1, help="Length of the slate.")] = 10,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="History, candidates, scores, each item's fate."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as it came.")] = False,
 ) -> None:
     """Asks the running edge for one slate.
@@ -213,12 +217,19 @@ def recommend(
     \b
     oxygenrec recommend --user shopper-00001
     oxygenrec recommend --user shopper-00001 --scenario search --query "keep dry walking"
+    oxygenrec recommend --user shopper-00001 --explain
     oxygenrec recommend --user shopper-00001 --num-items 5 --json
     """
     from agents.cli_recommend import show_recommendation
 
     show_recommendation(
-        _settings(), user=user, scenario=scenario, query=query, num_items=num_items, as_json=as_json
+        _settings(),
+        user=user,
+        scenario=scenario,
+        query=query,
+        num_items=num_items,
+        explain=explain,
+        as_json=as_json,
     )
 
 

@@ -43,6 +43,7 @@ def show_recommendation(
     scenario: str,
     query: str | None,
     num_items: int,
+    explain: bool,
     as_json: bool,
 ) -> None:
     """Prints a slate. Raises `NotRunning`, `EdgeUnreachable` or `RequestRefused`."""
@@ -50,6 +51,8 @@ def show_recommendation(
     asked: dict[str, Any] = {"user_id": user, "scenario": scenario, "num_items": num_items}
     if query is not None:
         asked["query"] = query
+    if explain:
+        asked["explain"] = True
     answer = ask(url, asked)
     typer.echo(json.dumps(answer, indent=2) if as_json else slate_text(answer))
 
@@ -76,4 +79,33 @@ def slate_text(answer: dict[str, Any]) -> str:
     lines.append(f"policy {answer['policy_version']}, generation {answer['generation']}")
     if answer.get("degraded"):
         lines.append(f"degraded: {answer['degraded']}")
+    if why := answer.get("explanation"):
+        lines += ["", *explanation_lines(why)]
     return "\n".join(lines)
+
+
+def explanation_lines(why: dict[str, Any]) -> list[str]:
+    """Returns what the generator was given, and every candidate with its scores and its fate."""
+    trigger = why["trigger_item_id"] or "none"
+    lines = [f"scenario {why['scenario']}, trigger item {trigger}, {why['excluded']} excluded"]
+    lines.append(f"history, {len(why['history'])} actions, oldest first:")
+    lines += [
+        f"     {read['item_id'] or '?':24} {read['action']:9} {ago(read)}"
+        for read in why["history"]
+    ]
+    lines.append(f"candidates of {why['beams']} beams: code log-probs, log P(item | SID), score")
+    for place, item in enumerate(why["candidates"], 1):
+        codes = " ".join(f"{logprob:7.3f}" for logprob in item["code_logprobs"])
+        scores = f"{codes}  {item['item_logprob']:7.3f} {item['score']:8.3f}"
+        name = item["item_id"] or "?"
+        lines.append(f"{place:3}  {name:24} {item['semantic_id']:16} {scores}  {item['fate']}")
+    return lines
+
+
+def ago(read: dict[str, Any]) -> str:
+    """Returns a time bucket in words."""
+    seconds = read["seconds_ago"]
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from agents.edge.explanation import Explanation
 from agents.edge.slates import NO_VERSION, Question, Slate
 from schemas.actions import ActionContext, Identifier, Text
 from schemas.catalog import item_key_of
@@ -15,7 +16,10 @@ MAX_ITEMS = 50  # the beam width: no longer list can be complete
 
 
 class RecommendationRequest(Struct, frozen=True, kw_only=True):
-    """A slate for one user. `query` is the words of a search; `trigger_item_id` the item shown."""
+    """A slate for one user. `query` is the words of a search; `trigger_item_id` the item shown.
+
+    `explain`: the answer says why it is so, one read of Redis later.
+    """
 
     user_id: Identifier
     scenario: Identifier = "home"
@@ -24,6 +28,7 @@ class RecommendationRequest(Struct, frozen=True, kw_only=True):
     num_items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] | None = None
     exclude_item_ids: Annotated[list[Identifier], Meta(max_length=1_000)] = []
     context: ActionContext | None = None
+    explain: bool = False
 
 
 class RecommendedItem(Struct, frozen=True, kw_only=True):
@@ -42,8 +47,11 @@ class InstructionShown(Struct, frozen=True, kw_only=True):
     age_ms: int
 
 
-class RecommendationAnswer(Struct, frozen=True, kw_only=True):
-    """A slate. Its three versions are those of one answer of the generator, or null if degraded."""
+class RecommendationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A slate. Its three versions are those of one answer of the generator, or null if degraded.
+
+    `explanation` is there where it was asked for and the generator answered.
+    """
 
     request_id: str
     items: list[RecommendedItem]
@@ -52,6 +60,7 @@ class RecommendationAnswer(Struct, frozen=True, kw_only=True):
     index_offset: int | None
     instruction: InstructionShown | None
     degraded: str | None
+    explanation: Explanation | None = None
 
 
 def question_of(
@@ -80,6 +89,7 @@ def question_of(
         trigger_key=None if trigger is None else item_key_of(trigger),
         query=asked.query,
         exclude_keys=frozenset(item_key_of(item_id) for item_id in asked.exclude_item_ids),
+        explain=asked.explain,
     )
 
 
@@ -119,6 +129,7 @@ def answer_of(slate: Slate, now_ms: int) -> RecommendationAnswer:
             age_ms=max(0, now_ms - instruction.as_of_ms),
         ),
         degraded=made.degraded,
+        explanation=slate.explanation,
     )
 
 

@@ -12,6 +12,7 @@ from random import Random
 
 from msgspec.structs import replace
 
+from agents.edge.explanation import explanation_of, keys_to_name
 from agents.edge.exploration import MAX_CANDIDATES, ExplorationConfig, explores, place
 from agents.edge.popular_items import PopularItems
 from agents.edge.redis_deadline import Degraded, redis_within
@@ -119,7 +120,20 @@ class Recommender:
         else:
             age_ms = max(0, question.asked_ms - instruction.as_of_ms)
             metrics.INSTRUCTION_AGE_SECONDS.observe(age_ms / 1_000)
-        return generated_slate(question, request, response, chosen, explored, rows, instruction)
+        slate = generated_slate(question, request, response, chosen, explored, rows, instruction)
+        return await self._explained(slate, request, response) if question.explain else slate
+
+    async def _explained(
+        self, slate: Slate, request: GenerationRequest, response: GenerationResponse
+    ) -> Slate:
+        naming = self._items.rows(keys_to_name(request, response))
+        try:
+            rows = await redis_within(self._config.redis_ms, naming)
+        except Degraded:
+            return slate  # made already: better without a reason than popular items
+        shown = {item.item_key: item.slot for item in slate.impression.slate}
+        text = slate.instruction.text if slate.instruction else None
+        return replace(slate, explanation=explanation_of(request, response, shown, rows, text))
 
     async def _shown(
         self, question: Question, items: Sequence[GeneratedItem], wanted: int

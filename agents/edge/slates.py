@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from agents.edge.explanation import Explanation
 from agents.edge.popular_items import shown_in
 from schemas.catalog import ItemRow
 from schemas.generation import GeneratedItem, GenerationRequest, GenerationResponse
@@ -30,6 +31,7 @@ class Question(Struct, frozen=True, kw_only=True):
     trigger_key: int | None = None
     query: str | None = None
     exclude_keys: frozenset[int] = frozenset()
+    explain: bool = False
 
 
 class InstructionInForce(Struct, frozen=True, kw_only=True):
@@ -42,10 +44,13 @@ class InstructionInForce(Struct, frozen=True, kw_only=True):
 
 
 class Slate(Struct, frozen=True, kw_only=True):
-    """An answered question: the impression that is logged, and the instruction's text."""
+    """An answered question: the impression that is logged, the instruction's text, and why, where
+    that was asked for.
+    """
 
     impression: Impression
     instruction: InstructionInForce | None = None
+    explanation: Explanation | None = None
 
 
 def eligible(
