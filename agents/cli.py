@@ -234,6 +234,29 @@ def recommend(
 
 
 @app.command()
+def probe(
+    deadline_ms: Annotated[
+        int, typer.Option(min=1, help="How long one canary request may take.")
+    ] = 5_000,
+    heal: Annotated[
+        bool, typer.Option("--heal", help="Unload and load the model where it does not decode.")
+    ] = False,
+) -> None:
+    """Decodes one canary request with every loaded version: Triton's "ready" does not say so much.
+
+    Exit code 0: each of them answered. For a liveness probe.
+
+    \b
+    oxygenrec probe
+    OXYGENREC_TRITON__GRPC_URL=127.0.0.1:8001 oxygenrec probe --deadline-ms 2000
+    oxygenrec probe --heal
+    """
+    from agents.cli_probe import show_probe
+
+    show_probe(_settings(), deadline_ms=deadline_ms, heal=heal)
+
+
+@app.command()
 def restore(
     force: Annotated[
         bool, typer.Option("--force", help="Replay also where nothing seems to be missing.")

@@ -63,6 +63,20 @@ class TritonControl:
         except InferenceServerException as error:
             raise self._failed("unload", error) from error
 
+    async def versions(self) -> list[int]:
+        """Returns the versions that the server says are loaded, rising. Raises
+        TritonControlFailed.
+        """
+        try:
+            index = await self._open().get_model_repository_index(client_timeout=READY_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise self._failed("list the versions of", error) from error
+        return sorted(
+            int(model.version)
+            for model in index.models
+            if model.name == self._config.model and model.state == "READY"
+        )
+
     async def ready(self, version: int) -> bool:
         """Returns whether this version answers; False also when the server cannot be reached."""
         try:

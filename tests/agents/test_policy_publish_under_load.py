@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +14,7 @@ import msgspec
 import pytest
 import torch
 
+from agents.cli_probe import GeneratorDead, show_probe
 from agents.policy_announcements import PolicyAnnouncements
 from agents.policy_follower import PolicyFollower
 from agents.policy_publisher import (
@@ -200,6 +203,21 @@ async def test_a_change_of_the_catalogue_is_in_the_next_answers_of_a_running_ver
     ]
     assert 0 <= lag < 5
     thread.shutdown()
+
+
+async def test_a_dead_stub_is_ready_for_triton_found_by_the_probe_and_healed(
+    stack: PolicyStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await ensure_published(stack.settings)
+    await asyncio.to_thread(show_probe, stack.settings, deadline_ms=10_000, heal=False)
+    assert "version 1 decodes" in capsys.readouterr().out
+    os.kill(stub_of(stack, 1), signal.SIGKILL)
+    async with TritonControl(stack.settings.triton) as control:
+        assert await control.ready(1)  # what a probe of Triton's own believes
+    with pytest.raises(GeneratorDead, match="version 1 does not decode"):
+        await asyncio.to_thread(show_probe, stack.settings, deadline_ms=2_000, heal=False)
+    await asyncio.to_thread(show_probe, stack.settings, deadline_ms=10_000, heal=True)
+    assert "version 1 decodes" in capsys.readouterr().out
 
 
 def oxygenrec_samples(url: str) -> dict[str, float]:
