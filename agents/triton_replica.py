@@ -30,8 +30,13 @@ class TritonReplica:
         self._engine = self._replica.engine
         self._scenarios = self._engine.policy.manifest.scenarios
         self._levels = self._engine.policy.generator.config.levels
-        self._lag_family = _lag_family()  # Triton ends a metric whose family nobody holds
-        self._lag = self._lag_family.Metric(labels={"policy_version": str(self._replica.version)})
+        version = {"policy_version": str(self._replica.version)}
+        # Triton ends a metric whose family nobody holds.
+        self._families = [
+            _gauge(metrics.INDEX_LAG_NAME, metrics.INDEX_LAG_HELP),
+            _gauge(metrics.UNKNOWN_ITEMS_NAME, metrics.UNKNOWN_ITEMS_HELP),
+        ]
+        self._lag, self._unknown = (family.Metric(labels=version) for family in self._families)
 
     def follow(self) -> None:
         """Brings the catalogue up to date and keeps it so; from the thread that decodes."""
@@ -58,6 +63,7 @@ class TritonReplica:
                 if isinstance(answer, BadGenerationRequest)
                 else self._response(answer)
             )
+        self._unknown.set(self._engine.unknown_items)
         return responses
 
     def _read(self, request: Any) -> GenerationRequest | BadGenerationRequest:
@@ -85,13 +91,9 @@ def use_one_thread() -> None:
     set_num_threads(1)
 
 
-def _lag_family() -> Any:
-    """Returns `oxygenrec_index_lag_seconds`, on Triton's metrics endpoint."""
-    return pb_utils.MetricFamily(
-        name=metrics.INDEX_LAG_NAME,
-        description=metrics.INDEX_LAG_HELP,
-        kind=pb_utils.MetricFamily.GAUGE,
-    )
+def _gauge(name: str, text: str) -> Any:
+    """Returns a gauge of Triton's metrics endpoint."""
+    return pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.GAUGE)
 
 
 def _refusal(error: BadGenerationRequest) -> Any:

@@ -49,6 +49,9 @@ LAG = Gauge(
 INDEX_LAG_NAME = "oxygenrec_index_lag_seconds"
 INDEX_LAG_HELP = "Seconds since a replica had applied the whole of semantic-ids"
 INDEX_LAG = Gauge(INDEX_LAG_NAME, INDEX_LAG_HELP, ["policy_version"])
+UNKNOWN_ITEMS_NAME = "oxygenrec_unknown_history_items"
+UNKNOWN_ITEMS_HELP = "Items of histories that a replica's index does not hold: left out"
+UNKNOWN_ITEMS = Gauge(UNKNOWN_ITEMS_NAME, UNKNOWN_ITEMS_HELP, ["policy_version"])
 
 # Edge
 ACTIONS = Counter(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agents.edge.redis_deadline import redis_within
 from agents.edge.slates import InstructionInForce, Question
 from agents.ports import HistoryStore, InstructionStore, ItemStore, TextEncoder
-from models.vectors import pack
+from models.vectors import VectorInvalid, pack, unpack
 from schemas.behaviour import Behaviour
 from schemas.errors import OxygenRecError
 from schemas.instructions import ReasoningInstruction
@@ -86,9 +86,9 @@ class ContextReader:
     ) -> InstructionInForce | None:
         if stored is None:
             return None
-        if encoder is not None and encoder.encoder_id != stored.encoder_id:
-            metrics.INSTRUCTIONS_REFUSED.labels(cause="encoder").inc()
-            return None  # another encoder's vector points anywhere: the learnable default is better
+        if encoder is not None and (cause := _unusable(stored, encoder)):
+            metrics.INSTRUCTIONS_REFUSED.labels(cause=cause).inc()
+            return None  # the learnable default is better
         if question.asked_ms - stored.as_of_ms > self._config.instruction_expires_ms:
             return None  # Redis lets it expire too, counted from the write
         return InstructionInForce(
@@ -112,3 +112,16 @@ class ContextReader:
             vector=pack(vector),
             as_of_ms=question.asked_ms,
         )
+
+
+def _unusable(stored: ReasoningInstruction, encoder: TextEncoder) -> str | None:
+    """Returns why a stored vector must not be served: another encoder's points anywhere, and one
+    with a NaN or of another length the generator refuses.
+    """
+    if encoder.encoder_id != stored.encoder_id:
+        return "encoder"
+    try:
+        unpack(stored.vector, encoder.dim)
+    except VectorInvalid:
+        return "vector"
+    return None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from models.decoding.beam_search import SearchResult, best_places
-from models.decoding.item_index import ItemIndex, Masks
+from models.decoding.item_index import UNKNOWN, ItemIndex, Masks
 from models.generator.batch import check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
 from models.serving.live_catalogue import LiveCatalogue
@@ -32,6 +32,7 @@ class GeneratorEngine:
         """Takes a loaded version; its weights must not change afterwards, its index is followed."""
         self.policy = policy
         self.catalogue = LiveCatalogue(policy)
+        self.unknown_items = 0  # of histories, since the start: not in the index, left out
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Answer]:
         """Returns an answer a request, in order; a refused one does not disturb its neighbours.
@@ -73,6 +74,8 @@ class GeneratorEngine:
         generator, manifest = self.policy.generator, self.policy.manifest
         with self.catalogue.held() as now:
             batch = collate(requests, now.index, manifest.scenarios)
+            read = int((batch.rows_BS != UNKNOWN).sum())
+            self.unknown_items += sum(len(one.history.item_keys) for one in requests) - read
             decoding = generator.begin(batch, now.index, now.vectors_ND)
             masks = now.index.masks(batch.scenario_B, excluded_keys(requests))
             found = generator.search(decoding, now.index, masks, beams)

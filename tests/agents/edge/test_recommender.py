@@ -48,6 +48,18 @@ async def test_a_slate_is_the_best_items_with_the_versions_that_answered() -> No
     assert world.impressions == [shown]
 
 
+@pytest.mark.parametrize("vector", [b"\x00\x7e" * 4, b"\x00\x3c" * 3, b"\x00"])
+async def test_a_vector_that_is_none_serves_the_default_and_is_counted(vector: bytes) -> None:
+    refused = metrics.INSTRUCTIONS_REFUSED.labels(cause="vector")._value
+    before = refused.get()
+    stored = replace(instruction(), vector=vector)
+    world = World(stores=MemoryStores(instruction=stored))
+    slate = await world.recommender.recommend(question())
+    assert world.generator.calls[0][0].instruction is None
+    assert (slate.instruction, slate.impression.degraded) == (None, None)
+    assert refused.get() == before + 1
+
+
 async def test_an_impression_holds_what_the_generator_was_given() -> None:
     behaviour = [clicked(number, ITEM_IDS[number]) for number in range(30)]
     world = World(stores=MemoryStores(behaviour=behaviour, instruction=instruction()))

@@ -92,6 +92,20 @@ def test_every_answer_carries_the_three_versions() -> None:
     assert (found.generation, found.policy_version, found.index_offset) == (8, 41, 977)
 
 
+def test_unknown_items_of_a_history_are_left_out_and_counted() -> None:
+    engine = GeneratorEngine(POLICY)
+    history = REQUESTS[2].history
+    strange = msgspec.structs.replace(
+        history,
+        item_keys=[5, *history.item_keys, 6],
+        action_codes=[0, *history.action_codes, 0],
+        gap_buckets=[0, *history.gap_buckets, 0],
+    )
+    found = engine.generate([REQUESTS[2], msgspec.structs.replace(REQUESTS[2], history=strange)])
+    assert found[0] == found[1]
+    assert engine.unknown_items == 2
+
+
 def test_nothing_eligible_is_an_empty_answer() -> None:
     everything = msgspec.structs.replace(REQUESTS[0], exclude_keys=INDEX.keys_N.tolist())
     found = ENGINE.generate([everything, REQUESTS[1]])
