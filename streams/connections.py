@@ -15,7 +15,7 @@ class KafkaConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisConfig:
-    """Redis' (or Valkey's) address.
+    """Redis' (or Valkey's) address: one server, or `redis+sentinel://host:port,.../master`.
 
     The edge gives it 10 ms of its 100 ms deadline (FLOW, guarantee 6).
     """
