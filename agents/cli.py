@@ -153,15 +153,25 @@ def down() -> None:
 
 
 @app.command()
-def status() -> None:
-    """Shows one line a process, and readiness.
+def status(
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="When this user's window of now closes.")
+    ] = None,
+) -> None:
+    """Shows one line a process, readiness, and why a window does not close.
+
+    A line a partition: newest event time, how long nothing came, how far the watermark is behind
+    (as announced, and as applied), the lag of router, aggregator and writer. Exits 1 where
+    something stands in the way. Without a stack here it asks the broker that is set.
 
     \b
     oxygenrec status
+    oxygenrec status --user shopper-00001
+    OXYGENREC_KAFKA__BOOTSTRAP=kafka:9092 oxygenrec status
     """
     from agents.cli_stack import show_status
 
-    show_status(_settings())
+    show_status(_settings(), user)
 
 
 @app.command()
