@@ -1,7 +1,7 @@
 """What Kafka knows about the near-line path, partition by partition: ends, places, watermarks.
 
-It only reads: committed offsets and members by the admin client, ends and the last records of
-`actions` and `high-value-actions` by plain assignment, without joining a group.
+It only reads: committed offsets, members, and the last records of `actions` and
+`high-value-actions` by plain assignment. It joins no group.
 """
 
 import time
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from confluent_kafka import ConsumerGroupTopicPartitions as GroupPlaces
 from confluent_kafka.admin import AdminClient
 
 from schemas import topics
@@ -23,6 +22,7 @@ from streams.connections import KafkaConfig
 TAIL_RECORDS = 200  # a watermark a second: two hundred records hold one unless a backlog is routed
 LONGEST_TAIL = 20_000  # then this many, and then none is known
 READ_TIMEOUT_S = 5.0
+RETRY_S = 0.2
 POLL_S = 0.05  # `consume` waits this long for a thousand records
 
 _action: Decoder[ActionRecord] = Decoder(RECORDS[topics.ACTIONS])
@@ -75,13 +75,12 @@ class PathFacts:
 
 def read_path(kafka: KafkaConfig, stages: Sequence[Stage]) -> PathFacts:
     """Returns what Kafka knows now. Raises KafkaException. Blocks: a second for 12 partitions."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
     reader = _TailReader(kafka)
     try:
         lags, read_to = {}, {}
         for stage in stages:
             first, end = reader.bounds(stage.topic)
-            committed = _committed(admin, kafka, stage)
+            committed = _committed(kafka, stage)
             read_to[stage.topic] = {p: max(committed[p], first[p]) for p in end}
             lags[stage.worker] = {p: end[p] - read_to[stage.topic][p] for p in end}
         actions = reader.last_actions(reader.bounds(topics.ACTIONS)[1])
@@ -100,20 +99,33 @@ def read_path(kafka: KafkaConfig, stages: Sequence[Stage]) -> PathFacts:
         )
         for p in range(kafka.partitions)
     ]
-    return PathFacts(partitions=partitions, members=_members(admin, stages))
+    return PathFacts(partitions=partitions, members=_members(kafka, stages))
 
 
-def _committed(admin: AdminClient, kafka: KafkaConfig, stage: Stage) -> Places:
-    """Returns a negative offset where the group has never committed."""
+def _committed(kafka: KafkaConfig, stage: Stage) -> Places:
+    """Returns a negative offset where the group has never committed.
+
+    By a consumer: the admin client's question ended the process (confluent-kafka 2.16.1, SIGSEGV).
+    """
+    consumer = Consumer(_client(kafka, stage.group))
     places = [TopicPartition(stage.topic, p) for p in range(kafka.partitions)]
-    asked = admin.list_consumer_group_offsets(
-        [GroupPlaces(stage.group, places)], request_timeout=REQUEST_TIMEOUT_S
-    )
-    found = asked[stage.group].result().topic_partitions
-    return {place.partition: place.offset for place in found}
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    try:
+        while True:
+            try:
+                found = consumer.committed(places, timeout=REQUEST_TIMEOUT_S)
+            except KafkaException:  # a young broker's coordinator is not there yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_S)
+            else:
+                return {place.partition: place.offset for place in found}
+    finally:
+        consumer.close()
 
 
-def _members(admin: AdminClient, stages: Sequence[Stage]) -> dict[str, int | None]:
+def _members(kafka: KafkaConfig, stages: Sequence[Stage]) -> dict[str, int | None]:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
     groups = sorted({stage.group for stage in stages})
     asked = admin.describe_consumer_groups(groups, request_timeout=REQUEST_TIMEOUT_S)
     found: dict[str, int | None] = {}
@@ -125,22 +137,25 @@ def _members(admin: AdminClient, stages: Sequence[Stage]) -> dict[str, int | Non
     return {stage.worker: found[stage.group] for stage in stages}
 
 
+def _client(kafka: KafkaConfig, group: str) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": kafka.bootstrap,
+        "group.id": group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "check.crcs": kafka.check_crcs,
+        "fetch.wait.max.ms": 50,
+        "log_level": 0,
+    }
+
+
 class _TailReader:
     """Reads the last records of partitions by plain assignment."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
         self._partitions = kafka.partitions
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": kafka.bootstrap,
-                "group.id": "oxygenrec-status",  # librdkafka wants one; nothing is committed to it
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "check.crcs": kafka.check_crcs,
-                "fetch.wait.max.ms": 50,
-                "log_level": 0,
-            }
-        )
+        # librdkafka wants a group; nothing is committed to it
+        self._consumer = Consumer(_client(kafka, "oxygenrec-status"))
 
     def close(self) -> None:
         self._consumer.close()

@@ -111,4 +111,5 @@ class ContextReader:
             text=question.query,
             vector=pack(vector),
             as_of_ms=question.asked_ms,
+            of_query=True,
         )
