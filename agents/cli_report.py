@@ -66,9 +66,8 @@ def freshness(
     settings = load_settings()
     folder = read(data)
     found = measure(folder, settings, users=users, new_items=new_items, seed=seed)
-    show(found, settings, f"{data}: {len(folder.actions):,} actions, {len(folder.items):,} items")
-    if folder.day_resolution:
-        typer.echo("only days are known: the order within a day is real, its minutes are not")
+    title = f"{data}: {len(folder.actions):,} actions, {len(folder.items):,} items"
+    show(found, settings, title, days=folder.day_resolution)
     if json_file is not None:
         about = {"data": str(data), "windows": settings.windows, "seed": seed}
         about["report"] = asdict(found)
@@ -89,7 +88,7 @@ def measure(
 
     from agents.freshness_replay import ReplayConfig, both_triggers, users_of
     from agents.high_value import HighValuePolicy, HighValueTable
-    from models.evaluation.freshness import report
+    from models.evaluation.freshness import AGES, DAY_AGES, report
     from models.reasoning.item_text import item_text
     from models.reasoning.text_encoder import CharacterEncoder
 
@@ -113,11 +112,15 @@ def measure(
         replays = both_triggers(
             chosen, folder.items, encoder, config, lambda: progress.advance(bar)
         )
-    return report(replays, settings.instructions.expires_ms, np.random.default_rng(seed))
+    ages = DAY_AGES if folder.day_resolution else AGES
+    return report(replays, settings.instructions.expires_ms, np.random.default_rng(seed), ages)
 
 
-def show(found: "FreshnessReport", settings: Settings, title: str) -> None:
-    """Prints a table by age and trigger, the shares, and what separates the triggers."""
+def show(found: "FreshnessReport", settings: Settings, title: str, *, days: bool) -> None:
+    """Prints a table by age and trigger, the shares, and what separates the triggers.
+
+    `days`: nothing finer is known, the order within a day is real and its minutes are not.
+    """
     console = Console(width=110)
     table = Table(title=title, title_justify="left")
     for column in ("trigger", "age", "actions", "share", "users", "cosine [95 %]", "by chance"):
@@ -134,7 +137,8 @@ def show(found: "FreshnessReport", settings: Settings, title: str) -> None:
     console.print(table)
     expires_h = settings.instructions.expires_ms / 3_600_000
     for name, trigger in found.triggers.items():
-        age = "-" if trigger.median_age_s is None else f"{trigger.median_age_s:,.0f} s"
+        median_s = trigger.median_age_s
+        age = "-" if days or median_s is None else f"{median_s:,.0f} s"
         typer.echo(
             f"{name}: {trigger.actions:,} high-value actions; {trigger.fresh:.1%} under an"
             f" instruction of at most {expires_h:g} h (median {age}), {trigger.expired:.1%} under"

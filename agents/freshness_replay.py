@@ -250,5 +250,6 @@ def _cosines(
 ) -> npt.NDArray[np.float64]:
     """Returns dot products of unit rows; a text with nothing known is a row of 0: NaN, no zero."""
     dots = np.einsum("ad,ad->a", left[left_rows], right[rows]).astype(np.float64)
-    known = left.any(axis=1)[left_rows] & right.any(axis=1)[rows]
-    return np.where(known, dots, np.nan)
+    worded_left = np.abs(left).sum(axis=1) > 0
+    worded_right = np.abs(right).sum(axis=1) > 0
+    return np.where(worded_left[left_rows] & worded_right[rows], dots, np.nan)

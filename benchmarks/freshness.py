@@ -56,7 +56,8 @@ def _report(
     data = read(folder)
     found = measure(data, settings, users=users, new_items=new_items, seed=0)
     what = ", items new to their user" if new_items else ""
-    show(found, settings, f"{folder.name}: {len(data.actions):,} actions{what}")
+    title = f"{folder.name}: {len(data.actions):,} actions{what}"
+    show(found, settings, title, days=data.day_resolution)
     return asdict(found)
 
 

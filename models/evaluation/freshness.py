@@ -19,7 +19,8 @@ Integers = npt.NDArray[np.int64]
 NONE_IN_FORCE = -1
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 # Upper bounds. 5 minutes: a window; 36 hours: an instruction expires.
-AGES: tuple[tuple[str, int], ...] = (
+Ages = Sequence[tuple[str, int]]
+AGES: Ages = (
     ("< 1 min", MINUTE_MS),
     ("1-5 min", 5 * MINUTE_MS),
     ("5-30 min", 30 * MINUTE_MS),
@@ -29,6 +30,8 @@ AGES: tuple[tuple[str, int], ...] = (
     ("7-30 d", 30 * DAY_MS),
     ("> 30 d", 2**62),
 )
+# Where only days are known, minutes are ours: nothing is said about ages below an expiry.
+DAY_AGES = (("< 36 h", 36 * HOUR_MS), *AGES[5:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,10 @@ class FreshnessReport:
 
 
 def report(
-    replays: Mapping[str, Replayed], expires_ms: int, rng: np.random.Generator
+    replays: Mapping[str, Replayed],
+    expires_ms: int,
+    rng: np.random.Generator,
+    ages: Ages = AGES,
 ) -> FreshnessReport:
     """Returns the report of one replay a trigger; two triggers are compared with each other.
 
@@ -116,7 +122,9 @@ def report(
     """
     if not replays or any(len(replayed.users) == 0 for replayed in replays.values()):
         raise NothingToCompare(found="no high-value action with an item")
-    triggers = {name: _of_trigger(replayed, expires_ms, rng) for name, replayed in replays.items()}
+    triggers = {
+        name: _of_trigger(replayed, expires_ms, rng, ages) for name, replayed in replays.items()
+    }
     comparison = None
     if len(replays) == 2:
         one, other = replays
@@ -154,9 +162,11 @@ def by_user(
     )
 
 
-def _of_trigger(replayed: Replayed, expires_ms: int, rng: np.random.Generator) -> TriggerReport:
-    ages, actions = replayed.age_ms, len(replayed.users)
-    known = ages[ages != NONE_IN_FORCE]
+def _of_trigger(
+    replayed: Replayed, expires_ms: int, rng: np.random.Generator, ages: Ages
+) -> TriggerReport:
+    actions = len(replayed.users)
+    known = replayed.age_ms[replayed.age_ms != NONE_IN_FORCE]
     fresh = known[known <= expires_ms]
     median, p90 = np.quantile(fresh, [0.5, 0.9]) / 1_000 if len(fresh) else (None, None)
     return TriggerReport(
@@ -166,13 +176,13 @@ def _of_trigger(replayed: Replayed, expires_ms: int, rng: np.random.Generator) -
         none=1 - len(known) / actions,
         median_age_s=None if median is None else float(median),
         p90_age_s=None if p90 is None else float(p90),
-        by_age=_by_age(replayed, rng),
+        by_age=_by_age(replayed, rng, ages),
     )
 
 
-def _by_age(replayed: Replayed, rng: np.random.Generator) -> list[AgeRow]:
+def _by_age(replayed: Replayed, rng: np.random.Generator, ages: Ages) -> list[AgeRow]:
     rows, begin_ms = [], 0
-    for name, end_ms in AGES:
+    for name, end_ms in ages:
         inside = (replayed.age_ms >= begin_ms) & (replayed.age_ms < end_ms)
         judged = inside & np.isfinite(replayed.cosine)
         begin_ms = end_ms
