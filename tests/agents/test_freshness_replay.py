@@ -72,6 +72,19 @@ def test_ages_are_those_of_a_recount(times: list[int]) -> None:
         assert np.isnan(replayed.cosine).all()
 
 
+@pytest.mark.parametrize(("early_ms", "age_ms"), [(1, -1), (0, 13_000)])
+def test_a_window_is_known_after_grace_watermark_and_pipeline(early_ms: int, age_ms: int) -> None:
+    end_ms = window_start_ms("ann", T0_MS, WINDOWS) + 300_000 - T0_MS
+    actions = [act(0), act(end_ms + 10_000 + 2_000 + 1_000 - early_ms)]
+    assert both_triggers({"ann": actions}, [], None, CONFIG)["close"].age_ms[1] == age_ms
+
+
+@pytest.mark.parametrize(("early_ms", "age_ms"), [(1, -1), (0, 999)])
+def test_a_first_action_is_known_after_the_pipeline(early_ms: int, age_ms: int) -> None:
+    actions = [act(0), act(1_000 - early_ms)]
+    assert both_triggers({"ann": actions}, [], None, CONFIG)["first"].age_ms[1] == age_ms
+
+
 def test_the_cosine_is_that_of_the_instruction_in_force_with_the_next_item() -> None:
     alike = [act(0, "kettle"), act(700_000, "kettle")]
     apart = [act(0, "kettle"), act(700_000, "tent")]
