@@ -104,22 +104,29 @@ def _quantiles(
     bought_ms: Mapping[str, int],
     visible_ms: Mapping[str, float],
 ) -> dict[str, str]:
-    """`appended`: of each user the window's end and the trigger's append."""
+    """`appended`: of each user the window's end and the trigger's append.
+
+    In *silence*, after the last action, the wall clock closes windows: seconds behind, in bursts.
+    """
     users = [user for user in bought_ms if user in appended]
     if len(users) != len(bought_ms) or len(appended) != len(users):
         raise SystemExit(f"{len(appended)} triggers of {len(bought_ms)} buyers")
-    parts = {
-        "action -> window's end": [appended[u][0] - bought_ms[u] for u in users],
-        "window's end -> trigger, less grace": [
-            appended[u][1] - appended[u][0] - GRACE_MS for u in users
-        ],
-        "trigger -> visible": [visible_ms[u] - appended[u][1] for u in users],
-        "action -> visible, all": [visible_ms[u] - bought_ms[u] for u in users],
+    last_ms = max(bought_ms.values())
+    busy = [user for user in users if appended[user][1] <= last_ms]
+    quiet = [user for user in users if appended[user][1] > last_ms]
+    parts: dict[str, list[float]] = {
+        "action -> window's end": [appended[u][0] - bought_ms[u] for u in users]
     }
+    for when, some in (("traffic", busy), ("silence", quiet)):
+        parts[f"{when}: window's end -> trigger, less grace"] = [
+            appended[u][1] - appended[u][0] - GRACE_MS for u in some
+        ]
+        parts[f"{when}: trigger -> visible"] = [visible_ms[u] - appended[u][1] for u in some]
+    parts["action -> visible, all"] = [visible_ms[u] - bought_ms[u] for u in users]
     found = {}
     for name, delays in parts.items():
         p50, p99, most = np.quantile(np.array(delays, dtype=float), [0.5, 0.99, 1])
-        found[f"{name}: p50 / p99 / max"] = f"{p50:,.0f} / {p99:,.0f} / {most:,.0f}"
+        found[f"{name}, p50 / p99 / max"] = f"{p50:,.0f} / {p99:,.0f} / {most:,.0f}"
     return found
 
 
