@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 class CatalogueReplica:
     """One version: its engine, and the follower that keeps the engine's catalogue current."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, count_unknown: Callable[[int], None]) -> None:
         """Loads and warms the version. Raises `PolicyDirectoryInvalid`."""
         policy = load_version(directory)
         self.version = policy.manifest.policy_version
-        self.engine = GeneratorEngine(policy)
+        self.engine = GeneratorEngine(policy, count_unknown)
         self.engine.warm_up()
         self._follower: CatalogFollower | None = None
 

@@ -12,6 +12,7 @@ import typer
 
 from agents.cli_dead_letters import app as dead_letters
 from agents.cli_import import import_file
+from agents.cli_report import app as report
 from agents.cli_semantic_ids import app as semantic_ids
 from agents.exit_codes import ExitCode, exit_code_of
 from agents.settings import Settings, load_settings
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(semantic_ids)
 
 app.add_typer(dead_letters)
+app.add_typer(report)
 app.command("import")(import_file)
 
 DataOption = Annotated[
@@ -153,15 +155,25 @@ def down() -> None:
 
 
 @app.command()
-def status() -> None:
-    """Shows one line a process, and readiness.
+def status(
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="When this user's window of now closes.")
+    ] = None,
+) -> None:
+    """Shows one line a process, readiness, and why a window does not close.
+
+    A line a partition: newest event time, how long nothing came, how far the watermark is behind
+    (as announced, and as applied), the lag of router, aggregator and writer. Exits 1 where
+    something stands in the way. Without a stack here it asks the broker that is set.
 
     \b
     oxygenrec status
+    oxygenrec status --user shopper-00001
+    OXYGENREC_KAFKA__BOOTSTRAP=kafka:9092 oxygenrec status
     """
     from agents.cli_stack import show_status
 
-    show_status(_settings())
+    show_status(_settings(), user)
 
 
 @app.command()

@@ -10,7 +10,9 @@ import typer
 
 from agents.exit_codes import ExitCode
 from agents.settings import Settings
+from streams.connections import KafkaConfig
 from streams.local.control import StatusRow, down, logs, status
+from streams.local.errors import NotRunning
 from streams.local.state import read_state
 
 READY_TIMEOUT_S = 2.0  # the edge asks Redis and Triton before it says ready
@@ -22,9 +24,27 @@ def stop_stack(settings: Settings) -> None:
     typer.echo(f"stopped {', '.join(stopped) or 'a supervisor without processes'}")
 
 
-def show_status(settings: Settings) -> None:
-    """Prints one line a process and readiness; exits FAILED when something is dead or not ready."""
-    home = Path(settings.paths.home)
+def show_status(settings: Settings, user: str | None) -> None:
+    """Prints one line a process, readiness, and a line a partition of the near-line path.
+
+    Exits FAILED when something is dead, not ready, or stands in a window's way. Without a stack of
+    this folder it is the path alone, where the settings name a broker. Raises `NotRunning`,
+    `BrokerSilent`, `TopicsDiffer`.
+    """
+    from agents.cli_windows import show_windows
+
+    well = True
+    try:
+        well = _show_processes(Path(settings.paths.home))
+    except NotRunning:
+        if settings.kafka == KafkaConfig():
+            raise
+    if not show_windows(settings, user) or not well:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _show_processes(home: Path) -> bool:
+    """Returns whether all processes run and the edge is ready. Raises `NotRunning`."""
     rows = status(home)
     for row in rows:
         typer.echo(_line(row))
@@ -32,8 +52,7 @@ def show_status(settings: Settings) -> None:
     why_not = not_ready(state.addresses.http_url)
     typer.echo(f"broker {state.broker}, triton {state.triton}, {state.addresses.http_url}")
     typer.echo("ready" if why_not is None else f"not ready: {why_not}")
-    if why_not is not None or any(row.state == "dead" for row in rows):
-        raise typer.Exit(ExitCode.FAILED)
+    return why_not is None and all(row.state == "running" for row in rows)
 
 
 def show_log(settings: Settings, name: str, *, follow: bool, lines: int) -> None:

@@ -79,18 +79,15 @@ class InProcessGenerator:
             self._forget(old)
 
     def _replica(self, folder: Path) -> CatalogueReplica:
-        replica = CatalogueReplica(folder)
+        replica = CatalogueReplica(folder, metrics.UNKNOWN_ITEMS.inc)
         lag = metrics.INDEX_LAG.labels(policy_version=replica.version)
         lag.set_function(lambda: replica.lag_s)
-        unknown = metrics.UNKNOWN_ITEMS.labels(policy_version=replica.version)
-        unknown.set_function(lambda: replica.engine.unknown_items)
         replica.follow(self._settings)
         return replica
 
     def _forget(self, version: int) -> None:
         self._replicas.pop(version).close()
-        for metric in (metrics.INDEX_LAG, metrics.UNKNOWN_ITEMS):
-            metric.remove(str(version))
+        metrics.INDEX_LAG.remove(str(version))
 
     async def generate(
         self, request: GenerationRequest, *, version: int, deadline_ms: int

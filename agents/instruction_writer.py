@@ -201,6 +201,10 @@ class InstructionWriter:
             else:
                 metrics.INSTRUCTIONS.labels(result="superseded").inc()
             return
+        now_ms = _now_ms()
+        for action in kept.actions:
+            delay_ms = now_ms - action.event_time_ms
+            metrics.ACTION_TO_INSTRUCTION_SECONDS.observe(delay_ms / 1_000)
         await asyncio.wrap_future(self._producer.send(topics.INSTRUCTIONS, stored, stored.user_id))
         metrics.INSTRUCTIONS.labels(result="stored").inc()
 

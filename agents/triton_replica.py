@@ -26,17 +26,17 @@ class TritonReplica:
     def __init__(self, directory: Path) -> None:
         """Loads and warms the version. Raises `PolicyDirectoryInvalid`."""
         use_one_thread()
-        self._replica = CatalogueReplica(directory)
+        # Triton ends a metric whose family nobody holds.
+        self._families = [
+            _family("GAUGE", metrics.INDEX_LAG_NAME, metrics.INDEX_LAG_HELP),
+            _family("COUNTER", metrics.UNKNOWN_ITEMS_NAME, metrics.UNKNOWN_ITEMS_HELP),
+        ]
+        version = {"policy_version": directory.name}
+        self._lag, unknown = (family.Metric(labels=version) for family in self._families)
+        self._replica = CatalogueReplica(directory, unknown.increment)
         self._engine = self._replica.engine
         self._scenarios = self._engine.policy.manifest.scenarios
         self._levels = self._engine.policy.generator.config.levels
-        version = {"policy_version": str(self._replica.version)}
-        # Triton ends a metric whose family nobody holds.
-        self._families = [
-            _gauge(metrics.INDEX_LAG_NAME, metrics.INDEX_LAG_HELP),
-            _gauge(metrics.UNKNOWN_ITEMS_NAME, metrics.UNKNOWN_ITEMS_HELP),
-        ]
-        self._lag, self._unknown = (family.Metric(labels=version) for family in self._families)
 
     def follow(self) -> None:
         """Brings the catalogue up to date and keeps it so; from the thread that decodes."""
@@ -63,7 +63,6 @@ class TritonReplica:
                 if isinstance(answer, BadGenerationRequest)
                 else self._response(answer)
             )
-        self._unknown.set(self._engine.unknown_items)
         return responses
 
     def _read(self, request: Any) -> GenerationRequest | BadGenerationRequest:
@@ -91,9 +90,10 @@ def use_one_thread() -> None:
     set_num_threads(1)
 
 
-def _gauge(name: str, text: str) -> Any:
-    """Returns a gauge of Triton's metrics endpoint."""
-    return pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.GAUGE)
+def _family(kind: str, name: str, text: str) -> Any:
+    """Returns a family of Triton's metrics endpoint: `GAUGE` or `COUNTER`."""
+    kinds = pb_utils.MetricFamily
+    return kinds(name=name, description=text, kind=getattr(kinds, kind))
 
 
 def _refusal(error: BadGenerationRequest) -> Any:

@@ -217,6 +217,9 @@ class WindowAggregator:
             self._triggers,
             [(trigger.user_id.encode(), encode(trigger)) for trigger in closing.triggers],
         )
+        now_ms = time.time_ns() // 1_000_000
+        for trigger in closing.triggers:  # in a replay of the past these are months
+            metrics.WINDOW_CLOSE_DELAY_SECONDS.observe((now_ms - trigger.window_end_ms) / 1_000)
         if closing.windows:
             logger.info(
                 "windows closed",

@@ -27,6 +27,10 @@ EDGE_SECONDS = (
     0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05,
     0.06, 0.07, 0.08, 0.09, 0.1, 0.125, 0.15, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
+DELAY_SECONDS = (
+    0.1, 0.25, 0.5, 1, 2.5, 5, 10, 11, 12, 15, 20, 30, 60, 120, 180, 240, 300, 315, 330, 360, 600,
+    1_800, 3_600,
+)  # fmt: skip  # grace 10 s, window 300 s: the buckets stand closest behind them
 AGE_SECONDS = (1, 5, 15, 60, 300, 900, 3_600, 4 * 3_600, 12 * 3_600, 24 * 3_600, 36 * 3_600)
 WORK_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -49,9 +53,9 @@ LAG = Gauge(
 INDEX_LAG_NAME = "oxygenrec_index_lag_seconds"
 INDEX_LAG_HELP = "Seconds since a replica had applied the whole of semantic-ids"
 INDEX_LAG = Gauge(INDEX_LAG_NAME, INDEX_LAG_HELP, ["policy_version"])
-UNKNOWN_ITEMS_NAME = "oxygenrec_unknown_history_items"
+UNKNOWN_ITEMS_NAME = "oxygenrec_unknown_history_items_total"
 UNKNOWN_ITEMS_HELP = "Items of histories that a replica's index does not hold: left out"
-UNKNOWN_ITEMS = Gauge(UNKNOWN_ITEMS_NAME, UNKNOWN_ITEMS_HELP, ["policy_version"])
+UNKNOWN_ITEMS = Counter(UNKNOWN_ITEMS_NAME, UNKNOWN_ITEMS_HELP)
 
 # Edge
 ACTIONS = Counter(
@@ -66,11 +70,15 @@ GENERATOR_SECONDS = Histogram(
     "oxygenrec_generator_seconds", "Time of one generator call", buckets=EDGE_SECONDS
 )
 DEGRADED = Counter("oxygenrec_degraded_total", "Slates of popular items, by cause", ["cause"])
-DEFAULT_INSTRUCTION = Counter(
-    "oxygenrec_default_instruction_total", "Slates made under the learnable default"
+SLATES = Counter(
+    "oxygenrec_slates_total",
+    "Slates by what instructed them: own, query (its words), default, none (degraded)",
+    ["instruction"],
 )
 INSTRUCTION_AGE_SECONDS = Histogram(
-    "oxygenrec_instruction_age_seconds", "Age of the instruction in force", buckets=AGE_SECONDS
+    "oxygenrec_instruction_age_seconds",
+    "Age of the user's own instruction at serving, from the time that it speaks about",
+    buckets=AGE_SECONDS,
 )
 EXPLORED = Counter("oxygenrec_explored_total", "Slates with an explored slot")
 IMPRESSIONS_FAILED = Counter(
@@ -92,6 +100,11 @@ WATERMARK_SECONDS = Gauge(
 LATE_ACTIONS = Counter("oxygenrec_late_actions_total", "Actions of a window that is already closed")
 OPEN_WINDOWS = Gauge("oxygenrec_open_windows", "Windows not closed yet")
 WINDOWS_CLOSED = Counter("oxygenrec_windows_closed_total", "Windows closed: triggers acknowledged")
+WINDOW_CLOSE_DELAY_SECONDS = Histogram(
+    "oxygenrec_window_close_delay_seconds",
+    "From a window's end to the acknowledgement of its trigger, the grace included",
+    buckets=DELAY_SECONDS,
+)
 WINDOWS_ERASED = Counter(
     "oxygenrec_windows_erased_total", "Open windows dropped because their user was erased"
 )
@@ -99,6 +112,11 @@ WINDOWS_ERASED = Counter(
 # Instruction writer and catalog indexer
 INSTRUCTIONS = Counter(
     "oxygenrec_instructions_total", "Triggers: stored, superseded, failed, erased", ["result"]
+)
+ACTION_TO_INSTRUCTION_SECONDS = Histogram(
+    "oxygenrec_action_to_instruction_seconds",
+    "From a high-value action's event time until the instruction that knows of it is in Redis",
+    buckets=DELAY_SECONDS,
 )
 REASONING_SECONDS = Histogram(
     "oxygenrec_reasoning_seconds", "Time to reason about one window", buckets=WORK_SECONDS

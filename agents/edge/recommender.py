@@ -16,7 +16,14 @@ from agents.edge.explanation import explanation_of, keys_to_name
 from agents.edge.exploration import MAX_CANDIDATES, ExplorationConfig, explores, place
 from agents.edge.popular_items import PopularItems
 from agents.edge.redis_deadline import Degraded, redis_within
-from agents.edge.slates import Question, Slate, eligible, generated_slate, popular_slate
+from agents.edge.slates import (
+    InstructionInForce,
+    Question,
+    Slate,
+    eligible,
+    generated_slate,
+    popular_slate,
+)
 from agents.edge.user_context import ContextReader
 from agents.ports import Generator, ItemStore
 from models.features import build_history
@@ -115,11 +122,7 @@ class Recommender:
             temperature = self._config.exploration.temperature
             chosen, explored = place(ranked, question.num_items, temperature, self._rng)
         metrics.EXPLORED.inc(int(explored is not None))
-        if instruction is None:
-            metrics.DEFAULT_INSTRUCTION.inc()
-        else:
-            age_ms = max(0, question.asked_ms - instruction.as_of_ms)
-            metrics.INSTRUCTION_AGE_SECONDS.observe(age_ms / 1_000)
+        _count(question, instruction)
         slate = generated_slate(question, request, response, chosen, explored, rows, instruction)
         return await self._explained(slate, request, response) if question.explain else slate
 
@@ -201,4 +204,17 @@ class Recommender:
             0 if cause.startswith("redis") else min(self._config.redis_ms, left_ms),
         )
         metrics.DEGRADED.labels(cause=cause).inc()
+        metrics.SLATES.labels(instruction="none").inc()
         return popular_slate(question, popular, cause)
+
+
+def _count(question: Question, instruction: InstructionInForce | None) -> None:
+    """Counts what instructed a slate; words of the moment have no age."""
+    if instruction is None:
+        metrics.SLATES.labels(instruction="default").inc()
+    elif instruction.of_query:
+        metrics.SLATES.labels(instruction="query").inc()
+    else:
+        metrics.SLATES.labels(instruction="own").inc()
+        age_ms = max(0, question.asked_ms - instruction.as_of_ms)
+        metrics.INSTRUCTION_AGE_SECONDS.observe(age_ms / 1_000)

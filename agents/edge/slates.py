@@ -35,12 +35,16 @@ class Question(Struct, frozen=True, kw_only=True):
 
 
 class InstructionInForce(Struct, frozen=True, kw_only=True):
-    """The instruction a slate was made under, in words and as the generator was given it."""
+    """The instruction a slate was made under, in words and as the generator was given it.
+
+    `of_query`: the words are the request's own, not what slow thinking concluded.
+    """
 
     instruction_id: str
     text: str
     vector: bytes
     as_of_ms: int
+    of_query: bool = False
 
 
 class Slate(Struct, frozen=True, kw_only=True):

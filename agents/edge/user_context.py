@@ -111,6 +111,7 @@ class ContextReader:
             text=question.query,
             vector=pack(vector),
             as_of_ms=question.asked_ms,
+            of_query=True,
         )
 
 

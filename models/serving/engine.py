@@ -4,7 +4,7 @@ Legend: B requests of one beam width, W beams, I items of a leaf, L levels, M an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -28,11 +28,16 @@ Answer = GenerationResponse | BadGenerationRequest
 class GeneratorEngine:
     """Decodes with one policy version; every answer carries that version's stamps."""
 
-    def __init__(self, policy: LoadedPolicy) -> None:
-        """Takes a loaded version; its weights must not change afterwards, its index is followed."""
+    def __init__(
+        self, policy: LoadedPolicy, count_unknown: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Takes a loaded version; its weights must not change afterwards, its index is followed.
+
+        `count_unknown` is told how many items of a batch's histories the index does not hold.
+        """
         self.policy = policy
         self.catalogue = LiveCatalogue(policy)
-        self.unknown_items = 0  # of histories, since the start: not in the index, left out
+        self._count_unknown = count_unknown
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Answer]:
         """Returns an answer a request, in order; a refused one does not disturb its neighbours.
@@ -75,7 +80,8 @@ class GeneratorEngine:
         with self.catalogue.held() as now:
             batch = collate(requests, now.index, manifest.scenarios)
             read = int((batch.rows_BS != UNKNOWN).sum())
-            self.unknown_items += sum(len(one.history.item_keys) for one in requests) - read
+            if unknown := sum(len(one.history.item_keys) for one in requests) - read:
+                self._count_unknown(unknown)
             decoding = generator.begin(batch, now.index, now.vectors_ND)
             masks = now.index.masks(batch.scenario_B, excluded_keys(requests))
             found = generator.search(decoding, now.index, masks, beams)

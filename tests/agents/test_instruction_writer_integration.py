@@ -124,6 +124,13 @@ def searched_in(server: ChatServer) -> list[str]:
     return found
 
 
+def actions_known() -> float:
+    """How many actions the delay until their instruction was measured of."""
+    lines = metrics.exposition().decode().splitlines()
+    counts = (line for line in lines if "action_to_instruction_seconds_count" in line)
+    return float(next(line for line in counts if line[0] != "#").split()[1])
+
+
 def superseded() -> float:
     return float(metrics.INSTRUCTIONS.labels(result="superseded")._value.get())
 
@@ -132,6 +139,7 @@ async def test_the_newest_trigger_of_a_user_is_reasoned_about_and_refreshes_come
     broker: LocalKafka, redis_server: LocalRedis, home: Path, client: redis.asyncio.Redis
 ) -> None:
     now_ms, before = time.time_ns() // 1_000_000, superseded()
+    known_before = actions_known()
     with RecordProducer(KafkaConfig(bootstrap=broker.bootstrap), "test") as producer:
         for user in ("gil", "hal", "ida"):
             refresh = trigger(user, now_ms - 20_000)
@@ -154,6 +162,7 @@ async def test_the_newest_trigger_of_a_user_is_reasoned_about_and_refreshes_come
     asked = searched_in(server)
     assert sorted(asked) == ["", "", "", "ann-4", "w-bob", "w-cid"]
     assert superseded() == before + 4
+    assert actions_known() == known_before + 3  # one of each window; a refresh holds none
     assert {"ann-4", "w-bob", "w-cid"} <= set(asked[:4])
     logs = Logs(broker.bootstrap)
     for topic in (topics.INSTRUCTION_TRIGGERS, topics.INSTRUCTION_REFRESHES):

@@ -29,6 +29,7 @@ from models.policy.parity import answer_mismatch
 from models.serving.engine import GeneratorEngine
 from schemas import topics
 from schemas.generation import GenerationResponse
+from schemas.impressions import HistoryFeatures
 from schemas.policies import PolicyPublished
 from streams.local.triton import LocalTriton, TritonPorts
 from streams.triton_client import TritonGenerator
@@ -171,7 +172,8 @@ async def test_a_change_of_the_catalogue_is_in_the_next_answers_of_a_running_ver
     await ensure_published(stack.settings)
     young = msgspec.structs.replace(catalogue()[0], item_key=9_001, item_id="young", sid=[7, 7, 7])
     gone = msgspec.structs.replace(catalogue()[1], in_stock=False)
-    asked = msgspec.structs.replace(request(0), beams=2 * ITEMS)
+    strange = HistoryFeatures(item_keys=[5] * 3, action_codes=[0] * 3, gap_buckets=[0] * 3)
+    asked = msgspec.structs.replace(request(0), beams=2 * ITEMS, history=strange)
     thread = ThreadPoolExecutor(1)
     async with (
         TritonGenerator(stack.settings.triton, SCENARIOS) as client,
@@ -198,10 +200,9 @@ async def test_a_change_of_the_catalogue_is_in_the_next_answers_of_a_running_ver
         loaded, impression = publisher.versions.require(1), shown(0, after)
         grown = publisher.versions.require(1, after.index_offset)
         assert answer_mismatch(loaded.weights, grown, impression, after) <= 1e-3
-    lag = oxygenrec_samples(stack.triton_metrics_url)[
-        'oxygenrec_index_lag_seconds{policy_version="1"}'
-    ]
-    assert 0 <= lag < 5
+    samples = oxygenrec_samples(stack.triton_metrics_url)
+    assert 0 <= samples['oxygenrec_index_lag_seconds{policy_version="1"}'] < 5
+    assert samples['oxygenrec_unknown_history_items_total{policy_version="1"}'] >= 2 * 3
     thread.shutdown()
 
 

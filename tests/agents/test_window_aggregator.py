@@ -1,6 +1,7 @@
 """The binding to Faust: explicit names, and no acknowledgement ahead of the changelog."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from agents.settings import Settings
 from agents.stream_progress import OffsetsSkipped, StreamProgress
 from agents.window_aggregator import AGENT, WindowAggregator
 from schemas import topics
+from schemas.actions import ActionType, UserAction
+from streams import metrics
 from streams.connections import KafkaConfig
-from streams.windows import WindowConfig
+from streams.windows import PartitionWindows, WindowConfig
 
 
 class Event:
@@ -63,6 +66,28 @@ async def test_a_failed_write_ends_the_process_and_is_never_committed(
     await asyncio.sleep(0.01)
     assert not event.acknowledged
     assert [str(reason) for reason in crashed] == ["no broker"]
+
+
+async def test_the_close_delay_runs_from_the_windows_end_to_the_acknowledgement(
+    aggregator: WindowAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def acknowledged(topic: object, records: object) -> None:
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(aggregator, "_send_all", acknowledged)
+    delay = metrics.WINDOW_CLOSE_DELAY_SECONDS
+    before_s, now_ms = delay._sum.get(), time.time_ns() // 1_000_000
+    windows = PartitionWindows(0, WindowConfig(stagger=False))
+    start_ms = (now_ms - 400_000) // 300_000 * 300_000
+    bought = UserAction(
+        event_id="1", user_id="ann", action=ActionType.ORDER, event_time_ms=start_ms
+    )
+    windows.observe(bought, 0)
+    closing = windows.advance(start_ms + 310_000, 1)
+    assert closing is not None
+    await aggregator._send_triggers(closing)
+    waited_s = delay._sum.get() - before_s - (now_ms - start_ms - 300_000) / 1_000
+    assert 0.19 < waited_s < 5
 
 
 async def test_an_event_without_writes_waits_for_those_before_it() -> None:

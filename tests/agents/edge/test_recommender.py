@@ -129,6 +129,21 @@ async def test_the_query_of_a_search_is_its_instruction_and_nowhere_else() -> No
     assert browsed.instruction.instruction_id == "i1"
 
 
+async def test_each_slate_is_counted_by_what_instructed_it_and_words_have_no_age() -> None:
+    def counted() -> list[float]:
+        kinds = ("own", "query", "default", "none")
+        return [metrics.SLATES.labels(instruction=kind)._value.get() for kind in kinds]
+
+    before, age_before_s = counted(), metrics.INSTRUCTION_AGE_SECONDS._sum.get()
+    own = World(stores=MemoryStores(instruction=instruction(as_of_ms=NOW_MS - 90_000)))
+    await own.recommender.recommend(question())
+    await own.recommender.recommend(question(scenario="search", query="tea"))
+    await World().recommender.recommend(question())
+    await World(policies=[None]).recommender.recommend(question())
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1, 1, 1, 1]
+    assert metrics.INSTRUCTION_AGE_SECONDS._sum.get() - age_before_s == pytest.approx(90)
+
+
 async def test_a_version_just_replaced_is_asked_for_again_with_the_new_one() -> None:
     world = World(policies=[announced(), announced(VERSION + 1)])
     world.generator.faults = [gone("version")]
