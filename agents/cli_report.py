@@ -87,16 +87,14 @@ def measure(
     import numpy as np
 
     from agents.freshness_replay import ReplayConfig, both_triggers, users_of
-    from agents.high_value import HighValuePolicy, HighValueTable
     from models.evaluation.freshness import AGES, DAY_AGES, report
     from models.reasoning.item_text import item_text
     from models.reasoning.text_encoder import CharacterEncoder
 
     router = settings.router
-    policy = HighValuePolicy(actions=router.high_value, clicks=router.high_value_clicks)
     config = ReplayConfig(
         windows=settings.windows,
-        high_value=HighValueTable(policy, router.by_scenario),
+        high_value=router.high_value_table,
         live_lag_ms=router.live_lag_ms,
         history_length=router.history_length,
         new_items=new_items,

@@ -6,20 +6,20 @@ later. So at each high-value action it is known which instruction the user had, 
 """
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from agents.high_value import HighValueTable
+from agents.high_value import ClickHistory, HighValueTable
 from agents.ports import TextEncoder
 from models.evaluation.freshness import NONE_IN_FORCE, Replayed
 from models.reasoning.context import ReasoningContext
 from models.reasoning.item_text import item_text
 from models.reasoning.local_reasoner import LocalReasoner
-from schemas.actions import ActionType, UserAction
+from schemas.actions import UserAction
 from schemas.behaviour import Behaviour
 from schemas.catalog import ItemRow, ItemUpsert, item_key_of
 from schemas.instructions import InstructionTrigger
@@ -101,7 +101,7 @@ class UserReplay:
         self._in_force: InstructionTrigger | None = None
         self._place = NONE_IN_FORCE  # of its text, once somebody asked
         self._past: list[UserAction] = []
-        self._clicks: Counter[str] = Counter()
+        self._clicks = ClickHistory(config.history_length)
 
     def run(self, actions: Iterable[UserAction]) -> list[Judged]:
         """Returns the user's high-value actions on items, each with the instruction it met."""
@@ -114,8 +114,7 @@ class UserReplay:
             item, again = action.item_id, action.item_id in touched
             if item is not None:
                 touched.add(item)
-                self._clicks[item] += action.action is ActionType.CLICK
-            if not self._is_high_value(action):
+            if not self._config.high_value.takes(action, self._clicks.observe(action)):
                 continue
             if item is not None and not (self._config.new_items and again):
                 found.append(self._judged(item, now_ms))
@@ -123,10 +122,6 @@ class UserReplay:
             if observed.trigger is not None:
                 self._wait(now_ms + self._config.pipeline_ms, observed.trigger)
         return found
-
-    def _is_high_value(self, action: UserAction) -> bool:
-        needs = self._config.high_value.clicks_needed(action)
-        return needs is not None and self._clicks[action.item_id or ""] >= needs
 
     def _advance(self, now_ms: int, offset: int) -> None:
         """Lets time come: what has closed and been written by now is in force."""

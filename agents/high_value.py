@@ -5,6 +5,7 @@ A high-value action opens a window, and a window becomes an instruction. Most ar
 counted in Redis' history when the action is written there (`streams/lua/history.lua`).
 """
 
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -71,6 +72,37 @@ class HighValueTable:
         if clicks and action.action is ActionType.CLICK and action.item_id is not None:
             return clicks
         return None
+
+    def high_value_of(self, actions: Iterable[UserAction], kept: int) -> list[UserAction]:
+        """Returns the high-value ones of one user's actions, which stand in the order of time.
+
+        `kept`: how many actions history holds, and clicks are counted among.
+        """
+        clicks = ClickHistory(kept)
+        return [action for action in actions if self.takes(action, clicks.observe(action))]
+
+    def takes(self, action: UserAction, clicks: int) -> bool:
+        """Returns whether an action is high-value, with so many clicks on its item behind it."""
+        needs = self.clicks_needed(action)
+        return needs is not None and clicks >= needs
+
+
+class ClickHistory:
+    """One user's clicks by item, among the last `kept` actions: what history would count."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept: deque[str | None] = deque(maxlen=kept)  # the item of a click, else None
+        self._clicks: Counter[str] = Counter()
+
+    def observe(self, action: UserAction) -> int:
+        """Takes in the next action; returns the clicks on its item, itself among them."""
+        clicked = action.item_id if action.action is ActionType.CLICK else None
+        if len(self._kept) == self._kept.maxlen and (oldest := self._kept[0]) is not None:
+            self._clicks[oldest] -= 1
+        self._kept.append(clicked)
+        if clicked is not None:
+            self._clicks[clicked] += 1
+        return self._clicks[action.item_id or ""]
 
 
 def chosen(candidates: Iterable[Candidate], clicks: Mapping[int, int]) -> list[Candidate]:

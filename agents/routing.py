@@ -7,7 +7,7 @@ events of the batch remembered, so that a repeat of them is told from a first ti
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agents.high_value import Candidate, HighValuePolicy, HighValueTable
+from agents.high_value import Candidate
 from agents.settings import RouterConfig
 from schemas import topics
 from schemas.actions import ActionRecord, UserAction, UserErased
@@ -79,8 +79,7 @@ class Routing:
         self._scenarios = scenarios
         self._partitions = partitions
         self._decoder: Decoder[ActionRecord] = Decoder(RECORDS[topics.ACTIONS])
-        default = HighValuePolicy(actions=config.high_value, clicks=config.high_value_clicks)
-        self._high_value = HighValueTable(default, config.by_scenario)
+        self._high_value = config.high_value_table
         self._watermarks: dict[int, SourceWatermark] = {}
         self._remembered: dict[int, RememberedEvents] = {}
         self._announced: dict[int, int] = {}

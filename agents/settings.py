@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from agents.attribution import Attribution, Mode
-from agents.high_value import DEFAULT_ACTIONS, HighValuePolicy
+from agents.high_value import DEFAULT_ACTIONS, HighValuePolicy, HighValueTable
 from agents.log_lines import LogConfig
 from models.policy.config import PolicyConfig
 from models.reasoning.brief import BriefConfig
@@ -74,6 +74,12 @@ class RouterConfig:
     # Scenarios with a policy of their own, whole: `[router.by_scenario.search]` in TOML, JSON in
     # the environment
     by_scenario: dict[str, HighValuePolicy] = field(default_factory=dict)
+
+    @property
+    def high_value_table(self) -> HighValueTable:
+        """Which actions are high-value, of every scenario."""
+        default = HighValuePolicy(actions=self.high_value, clicks=self.high_value_clicks)
+        return HighValueTable(default, self.by_scenario)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

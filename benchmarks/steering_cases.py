@@ -50,7 +50,7 @@ def cases(
         for _ in range(TRIES):
             step = shopper.advance(shopper.due_ms + 1)
             lived += step
-            if not any(a.action in replay.windows.high_value for a in step):
+            if not replay.windows.high_value_of(step):
                 continue
             case = _case(shopper, lived, replay, recent)
             if case is not None and case[1] is with_search:
@@ -71,9 +71,8 @@ def _case(
     known = [action for action in lived if action.event_time_ms < at_ms]
     window = [
         action
-        for action in known
-        if action.action in windows.high_value
-        and start_ms <= action.event_time_ms < start_ms + windows.window_ms
+        for action in windows.high_value_of(known)
+        if start_ms <= action.event_time_ms < start_ms + windows.window_ms
     ]
     searched = [action for action in window if action.action is ActionType.SEARCH]
     if wanted is None or not window:

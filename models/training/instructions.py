@@ -11,7 +11,7 @@ from itertools import groupby
 
 from models.reasoning.context import Reasoning, ReasoningContext
 from models.reasoning.local_reasoner import LocalReasoner
-from schemas.actions import ActionType, UserAction
+from schemas.actions import UserAction
 from schemas.behaviour import Behaviour
 from schemas.catalog import ItemRow, ItemUpsert, item_key_of
 from schemas.users import UserProfile
@@ -21,7 +21,8 @@ HISTORY_LENGTH = 200  # what Redis keeps of a user (FLOW, Defaults)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedWindows:
-    """The windows of serving: `start_of(user_id, event_time_ms)` and the settings beside it.
+    """The windows of serving: `start_of(user_id, event_time_ms)`, which of one user's actions (by
+    time) are high-value, and the settings beside them.
 
     `expires_ms` None: instructions never go stale (logs with day timestamps, replayed faster).
     """
@@ -29,7 +30,7 @@ class ServedWindows:
     start_of: Callable[[str, int], int]
     window_ms: int
     grace_ms: int
-    high_value: frozenset[ActionType]
+    high_value_of: Callable[[Sequence[UserAction]], list[UserAction]]
     expires_ms: int | None = 36 * 3_600_000
 
 
@@ -63,7 +64,7 @@ class InstructionReplay:
         self, user_id: str, actions: Sequence[UserAction]
     ) -> list[WindowInstruction]:
         """Returns one instruction a window, oldest first. `actions` are one user's, by time."""
-        high_value = [a for a in actions if a.action in self.windows.high_value]
+        high_value = self.windows.high_value_of(actions)
         behaviour = [behaviour_of(action) for action in actions]
         times = [action.event_time_ms for action in actions]
 

@@ -36,7 +36,7 @@ def replay() -> InstructionReplay:
             start_of=partial(_start_of, WINDOWS),
             window_ms=WINDOWS.window_ms,
             grace_ms=WINDOWS.grace_ms,
-            high_value=HIGH_VALUE,
+            high_value_of=lambda actions: [a for a in actions if a.action in HIGH_VALUE],
         ),
         items=item_rows(ITEMS),
         profiles={},

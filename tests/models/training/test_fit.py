@@ -40,11 +40,12 @@ ITEMS = [
     for word in WORDS
     for n in range(5)
 ]
+HIGH_VALUE = (ActionType.SEARCH, ActionType.ORDER)
 WINDOWS = ServedWindows(
     start_of=lambda _, at_ms: at_ms // (5 * MINUTE_MS) * 5 * MINUTE_MS,
     window_ms=5 * MINUTE_MS,
     grace_ms=1_000,
-    high_value=frozenset({ActionType.SEARCH, ActionType.ORDER}),
+    high_value_of=lambda actions: [a for a in actions if a.action in HIGH_VALUE],
 )
 CONFIG = FitConfig(
     codebooks=ResidualKMeansConfig(codes=8),
