@@ -13,30 +13,21 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-
 from agents.artifact_folders import checkpoint_folder
-from agents.demo.bring_up import BringUp
 from agents.demo.demo_settings import demo_settings
 from agents.demo.edge_client import EdgeClient
-from agents.demo.live import HISTORY_BATCH
-from agents.demo.local_stack import environment_of, stack_spec
-from agents.demo.preparation import Preparation
-from agents.demo.source import Source, open_source
 from agents.demo.summary import percentile
-from agents.demo.traffic import Visit, now_ms
-from agents.demo.view import DemoView
+from agents.demo.traffic import Visit
 from agents.settings import Settings
+from benchmarks.live_shop import LiveShop, live_shop
 from benchmarks.report import finish, parser, show
 from models.policy.step_log import StepLog
-from streams.local.stack import LocalStack
 
 REQUESTS_PER_S = 20.0
 SECONDS = 90.0
 QUICK_SECONDS = 25.0
 WARM_UP_S = 3.0  # connections open, the edge reads its first rows; not counted
 PUBLISH_AFTER_SHARE = 0.4  # one publish, in the middle of the run
-SEED = 0
 
 
 def main() -> None:
@@ -53,36 +44,17 @@ def _measure(home: Path, seconds: float) -> dict[str, Any]:
     groups = int(REQUESTS_PER_S * seconds * PUBLISH_AFTER_SHARE)  # nearly every slate is a group
     steps = groups // settings.policy.groups_per_step
     settings = replace(settings, policy=replace(settings.policy, steps_per_publish=steps))
-    until_ms = now_ms()
-    source = open_source(None, SEED, until_ms)
-    view = DemoView(Console(stderr=True))
-    with LocalStack(stack_spec(settings, report=view.say)) as stack:
-        stack.watch()
-        preparation = Preparation(
-            home=stack.home,
-            data=None,
-            seed=SEED,
-            until_ms=until_ms,
-            environment=environment_of(settings),
-        )
-        with preparation:
-            up = BringUp(stack, settings, preparation, view)
-            up.servers_and_generation()
-            up.catalogue(source.items(), source.profiles())
-            up.first_version()
-        client = asyncio.run(_traffic(source, stack.addresses.http_url, seconds))
-        steps = len(StepLog(checkpoint_folder(up.settings) / "steps.jsonl").read())
-        server = stack.triton is not None
-    return _report(client, steps=steps, server=server)
+    with live_shop(settings) as shop:
+        client = asyncio.run(_traffic(shop, seconds))
+        steps = len(StepLog(checkpoint_folder(shop.settings) / "steps.jsonl").read())
+    return _report(client, steps=steps, generator=shop.generator)
 
 
-async def _traffic(source: Source, url: str, seconds: float) -> EdgeClient:
+async def _traffic(shop: LiveShop, seconds: float) -> EdgeClient:
     """Open loop: a turn begins every 50 ms, however long the earlier ones take."""
-    async with EdgeClient(url) as edge:
-        past = source.remembered()
-        for start in range(0, len(past), HISTORY_BATCH):
-            await edge.send(past[start : start + HISTORY_BATCH])
-        visits = [Visit(c, edge, Random(c.user_id)) for c in source.customers()]
+    async with EdgeClient(shop.stack.addresses.http_url) as edge:
+        await shop.remember(edge)
+        visits = [Visit(c, edge, Random(c.user_id)) for c in shop.source.customers()]
         async with asyncio.TaskGroup() as group:
             began = time.monotonic()
             for number in range(int((WARM_UP_S + seconds) * REQUESTS_PER_S)):
@@ -92,7 +64,7 @@ async def _traffic(source: Source, url: str, seconds: float) -> EdgeClient:
         return edge
 
 
-def _report(client: EdgeClient, *, steps: int, server: bool) -> dict[str, Any]:
+def _report(client: EdgeClient, *, steps: int, generator: str) -> dict[str, Any]:
     counts = client.counts
     counted = counts.latencies_ms[int(WARM_UP_S * REQUESTS_PER_S) :]
     results = {
@@ -106,10 +78,10 @@ def _report(client: EdgeClient, *, steps: int, server: bool) -> dict[str, Any]:
         "trainer_steps": steps,
         "policy_version_before": counts.first_version,
         "policy_version_after": counts.last_version,
-        "generator": "Triton" if server else "in process",
+        "generator": generator,
     }
     show(
-        f"recommendations at {REQUESTS_PER_S:g}/s, preset tiny, beam 50, {results['generator']}",
+        f"recommendations at {REQUESTS_PER_S:g}/s, preset tiny, beam 50, {generator}",
         ["figure", "value"],
         [[name, value] for name, value in results.items()],
     )

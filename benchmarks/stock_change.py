@@ -15,21 +15,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-from rich.console import Console
 
-from agents.demo.bring_up import BringUp
 from agents.demo.demo_settings import demo_settings
 from agents.demo.edge_client import EdgeClient
-from agents.demo.live import HISTORY_BATCH
-from agents.demo.local_stack import environment_of, stack_spec
-from agents.demo.preparation import Preparation
-from agents.demo.source import Source, open_source
+from agents.demo.source import Source
 from agents.demo.summary import percentile
-from agents.demo.traffic import Visit, now_ms
-from agents.demo.view import DemoView
+from agents.demo.traffic import Visit
 from agents.settings import Settings
+from benchmarks.live_shop import LiveShop, live_shop
 from benchmarks.report import finish, parser, show
-from streams.local.stack import LocalStack
 
 REQUESTS_PER_S = 20.0
 CHANGES = 40
@@ -37,7 +31,6 @@ QUICK_CHANGES = 8
 LONGEST_S = 15.0
 WATCHER, SCENARIO = "stock-watcher", "home"
 WARM_UP_S = 3.0
-SEED = 0
 
 
 def main() -> None:
@@ -51,34 +44,16 @@ def main() -> None:
 
 def _measure(home: Path, changes: int) -> dict[str, Any]:
     settings = demo_settings(Settings(), str(home))
-    until_ms = now_ms()
-    source = open_source(None, SEED, until_ms)
-    view = DemoView(Console(stderr=True))
-    with LocalStack(stack_spec(settings, report=view.say)) as stack:
-        stack.watch()
-        preparation = Preparation(
-            home=stack.home,
-            data=None,
-            seed=SEED,
-            until_ms=until_ms,
-            environment=environment_of(settings),
-        )
-        with preparation:
-            up = BringUp(stack, settings, preparation, view)
-            up.servers_and_generation()
-            up.catalogue(source.items(), source.profiles())
-            up.first_version()
-        delays = asyncio.run(_live(source, stack.addresses.http_url, changes))
-        server = "Triton" if stack.triton is not None else "in process"
-    return _report(delays, server)
+    with live_shop(settings) as shop:
+        delays = asyncio.run(_live(shop, changes))
+    return _report(delays, shop.generator)
 
 
-async def _live(source: Source, url: str, changes: int) -> dict[str, list[float]]:
+async def _live(shop: LiveShop, changes: int) -> dict[str, list[float]]:
+    url = shop.stack.addresses.http_url
     async with EdgeClient(url) as edge, httpx.AsyncClient(base_url=url, timeout=10) as merchant:
-        past = source.remembered()
-        for start in range(0, len(past), HISTORY_BATCH):
-            await edge.send(past[start : start + HISTORY_BATCH])
-        shopping = asyncio.create_task(_shop(source, edge))
+        await shop.remember(edge)
+        shopping = asyncio.create_task(_shop(shop.source, edge))
         await asyncio.sleep(WARM_UP_S)
         delays: dict[str, list[float]] = {"stock out": [], "stock in": []}
         try:
@@ -123,7 +98,7 @@ async def _change(
     raise SystemExit(f"item {item}: in_stock {in_stock} is on no slate after {LONGEST_S:g} s")
 
 
-def _report(delays: dict[str, list[float]], server: str) -> dict[str, Any]:
+def _report(delays: dict[str, list[float]], generator: str) -> dict[str, Any]:
     results = {
         kind: {
             "changes": len(ms),
@@ -135,11 +110,11 @@ def _report(delays: dict[str, list[float]], server: str) -> dict[str, Any]:
     }
     figures = list(next(iter(results.values())))
     show(
-        f"from 202 to the first slate, {REQUESTS_PER_S:g} requests/s beside it, {server}",
+        f"from 202 to the first slate, {REQUESTS_PER_S:g} requests/s beside it, {generator}",
         ["figure", *results],
         [[name, *(f"{found[name]:,.1f}" for found in results.values())] for name in figures],
     )
-    return {**results, "generator": server}
+    return {**results, "generator": generator}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from schemas.actions import Identifier
 from schemas.codec import MAX_FOUND, MAX_RECORD_BYTES, explain
 from schemas.dead_letters import Reason
 from schemas.errors import InvalidRecord
@@ -97,6 +98,19 @@ def known_fields_only(body: bytes, decoder: ElementDecoder[T], fields: str) -> T
             field=match["name"],
             found="an unknown field",
             wanted=fields,
+        ) from error
+
+
+def checked_id(field: str, value: str) -> str:
+    """Returns an id out of a path. Raises `InvalidRecord`."""
+    try:
+        return msgspec.convert(value, Identifier)
+    except msgspec.ValidationError as error:
+        raise InvalidRecord(
+            reason=Reason.OUT_OF_RANGE,
+            field=field,
+            found=f"{len(value)} characters",
+            wanted="1 to 128 characters",
         ) from error
 
 

@@ -76,19 +76,6 @@ EXAMPLES: dict[type[Struct], object] = {
 }
 
 
-def checked_item_id(item_id: str) -> str:
-    """Returns the id in a path. Raises `InvalidRecord`."""
-    try:
-        return msgspec.convert(item_id, Identifier)
-    except msgspec.ValidationError as error:
-        raise InvalidRecord(
-            reason=Reason.OUT_OF_RANGE,
-            field="item_id",
-            found=f"{len(item_id)} characters",
-            wanted="1 to 128 characters",
-        ) from error
-
-
 def item_of(item_id: str, body: bytes, now_ms: int, scenarios: Sequence[str]) -> ItemUpsert:
     """Returns the item that a PUT states; `scenarios` are those there are. Raises
     `InvalidRecord`.

@@ -7,10 +7,10 @@ its assignment in `semantic-ids`, which every generator replica follows.
 from collections.abc import Callable, Sequence
 
 from agents.edge.acknowledgement import Acknowledged
+from agents.edge.http_bodies import checked_id
 from agents.edge.item_api import (
     DeletionAnswer,
     ItemShown,
-    checked_item_id,
     item_of,
     merged,
     patch_of,
@@ -48,11 +48,11 @@ class ItemIntake:
 
     async def get(self, item_id: str) -> ItemShown:
         """Returns the item. Raises `UnknownCatalogueItem`, `InvalidRecord`, redis' errors."""
-        return shown(await self._known(checked_item_id(item_id)))
+        return shown(await self._known(checked_id("item_id", item_id)))
 
     async def put(self, item_id: str, body: bytes) -> ItemUpsert:
         """Returns the item as it was sent. Raises `InvalidRecord`, `NotAcknowledged`."""
-        item_id = checked_item_id(item_id)
+        item_id = checked_id("item_id", item_id)
         return await self._sent(item_of(item_id, body, self._now_ms(), self._scenarios))
 
     async def patch(self, item_id: str, body: bytes) -> ItemUpsert:
@@ -63,12 +63,12 @@ class ItemIntake:
         `get`.
         """
         patch = patch_of(body, self._scenarios)
-        known = await self._known(checked_item_id(item_id))
+        known = await self._known(checked_id("item_id", item_id))
         return await self._sent(merged(known, patch, self._now_ms()))
 
     async def delete(self, item_id: str) -> DeletionAnswer:
         """Takes an item away, known or not. Raises `InvalidRecord`, `NotAcknowledged`."""
-        item_id = checked_item_id(item_id)
+        item_id = checked_id("item_id", item_id)
         await self._acknowledged(topics.CATALOG, None, item_id)
         return DeletionAnswer(item_id=item_id, deleted_ms=self._now_ms())
 

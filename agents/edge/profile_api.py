@@ -6,7 +6,6 @@ away, attributes merge name by name.
 
 from typing import Annotated
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agents.edge.http_bodies import ElementDecoder, known_fields_only
@@ -53,19 +52,6 @@ EXAMPLES: dict[type[Struct], object] = {
     ProfilePut: {"city": "Lima", "age_band": "25-34", "attributes": {"language": "es"}},
     ProfilePatch: {"city": "Cusco", "attributes": {"language": None, "sizes": "M"}},
 }
-
-
-def checked_user_id(user_id: str) -> str:
-    """Returns the id in a path. Raises `InvalidRecord`."""
-    try:
-        return msgspec.convert(user_id, Identifier)
-    except msgspec.ValidationError as error:
-        raise InvalidRecord(
-            reason=Reason.OUT_OF_RANGE,
-            field="user_id",
-            found=f"{len(user_id)} characters",
-            wanted="1 to 128 characters",
-        ) from error
 
 
 def profile_of(user_id: str, body: bytes, now_ms: int) -> UserProfile:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agents.edge.acknowledgement import Acknowledged
+from agents.edge.http_bodies import checked_id
 from agents.edge.profile_api import (
     ErasureAnswer,
-    checked_user_id,
     merged,
     patch_of,
     profile_of,
@@ -52,7 +52,7 @@ class ProfileIntake:
 
     async def put(self, user_id: str, body: bytes) -> UserProfile:
         """Returns the profile as it was sent. Raises `InvalidRecord`, `NotAcknowledged`."""
-        return await self._sent(profile_of(checked_user_id(user_id), body, self._now_ms()))
+        return await self._sent(profile_of(checked_id("user_id", user_id), body, self._now_ms()))
 
     async def patch(self, user_id: str, body: bytes) -> UserProfile:
         """Returns what Redis holds with the changes, as it was sent. Raises redis' errors too.
@@ -61,14 +61,14 @@ class ProfileIntake:
         keeps nothing of the first.
         """
         patch = patch_of(body)
-        known = await self._profiles.profile(checked_user_id(user_id))
+        known = await self._profiles.profile(checked_id("user_id", user_id))
         return await self._sent(merged(user_id, known, patch, self._now_ms()))
 
     async def erase(self, user_id: str) -> ErasureAnswer:
         """Erases a user, known or not. Raises `InvalidRecord`, `NotAcknowledged`, redis' errors."""
         erased = UserErased(
             event_id=self._new_id(),
-            user_id=checked_user_id(user_id),
+            user_id=checked_id("user_id", user_id),
             event_time_ms=self._now_ms(),
         )
         await self._acknowledged(topics.ACTIONS, erased, user_id)
