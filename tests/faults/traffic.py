@@ -82,7 +82,7 @@ class Traffic:
         with suppress(UndeliveredRecords):  # what has no report is not in the ledger
             self._producer.flush(FLUSH_MS)
 
-    def probe(self) -> list[str]:
+    def probe(self, turn: int) -> list[str]:
         """Sends a search, an impression and a click of a new user in each partition now.
 
         Returns the users.
@@ -90,7 +90,7 @@ class Traffic:
         users: dict[int, str] = {}
         number = 0
         while len(users) < PARTITIONS:
-            user = f"{self._name}-probe-{number}"
+            user = f"{self._name}-probe-{turn}-{number}"
             users.setdefault(partition_of(user.encode(), PARTITIONS), user)
             number += 1
         for user in users.values():
