@@ -19,7 +19,7 @@ QUIET_S = 3.0  # after the first clean verdict: what comes twice or too late sti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One row: the verdict, and when the first probe sent after the fault was answered (None: never)."""
+    """One row: the verdict, and when a probe sent after the fault was answered (None: never)."""
 
     name: str
     verdict: Verdict
