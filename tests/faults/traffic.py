@@ -117,7 +117,8 @@ class Traffic:
         with self._lock:
             self._number += 1
             number = self._number
-        skew = random.Random(user).randint(-self._mix.skew_ms, self._mix.skew_ms)
+        wrong_ms = 0 if user.startswith(f"{self._name}-probe-") else self._mix.skew_ms
+        skew = random.Random(user).randint(-wrong_ms, wrong_ms)  # a probe with it could be late
         return UserAction(
             event_id=f"{self._name}-event-{number}",
             user_id=user,
