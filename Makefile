@@ -13,7 +13,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
-.PHONY: help setup setup-minilm demo up down test test-default test-integration lint types schemas bench lock clean
+.PHONY: help setup setup-minilm demo up down test test-default test-integration faults lint types schemas bench lock clean
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ test-default: setup ## The default tier: no server, under a minute
 
 test-integration: setup ## The integration tier: real Kafka, Redis and Triton
 	$(BIN)/pytest -m integration
+
+faults: setup ## Kills, stalls, storms and broken traffic on a 3-node Kafka: make faults [ARGS="'kill router' --keep DIR"]
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 lint: setup ## ruff and the layers
 	$(BIN)/ruff check .

@@ -59,11 +59,24 @@ class WorkerProcess:
                 stderr=log,
             )
 
-    def kill_and_restart(self) -> None:
-        """kill -9, then a new process."""
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone, by itself or killed."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """kill -9."""
         self._process.kill()
         self._process.wait(10)
+
+    def restart(self) -> None:
+        """A new process in place of one that has ended."""
         self._process = self._start()
+
+    def kill_and_restart(self) -> None:
+        """kill -9, then a new process."""
+        self.kill()
+        self.restart()
 
     def wait(self, timeout_s: float) -> int:
         """Returns the exit code of a process that ends by itself."""

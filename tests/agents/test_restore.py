@@ -23,6 +23,7 @@ from streams.redis_epoch import EPOCH_KEY, begin_epoch
 from tests.agents.near_line import (
     ITEMS,
     PARTITIONS,
+    Logs,
     WorkerProcess,
     eventually,
     fit_generation,
@@ -130,13 +131,19 @@ def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lost]:
         assert codes == [0] * len(workers)
 
 
-def test_nobody_writes_into_a_redis_that_was_emptied(lost: Lost) -> None:
+def test_nobody_writes_into_a_redis_that_was_emptied_and_no_action_goes_on_before_history(
+    lost: Lost,
+) -> None:
     lost.act("zoe", "z1", ActionType.SEARCH, query="lamp number")
     lost.producer.send(topics.CATALOG, ITEMS[41], ITEMS[41].item_id)
     lost.producer.send(topics.USERS, UserProfile(user_id="zoe"), "zoe")
     lost.producer.flush(10_000)
     time.sleep(3)  # each writer tries again every half second
     assert contents(lost.redis) == {}
+    logs = Logs(lost.environment["OXYGENREC_KAFKA__BOOTSTRAP"])
+    forwarded = [m.key() for part in logs.read(topics.HIGH_VALUE_ACTIONS) for m in part]
+    logs.close()
+    assert b"zoe" not in forwarded  # guarantee 3: the context of a trigger holds its actions
 
 
 def test_a_restore_brings_back_what_was_there_and_the_writers_go_on(lost: Lost) -> None:
