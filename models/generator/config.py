@@ -51,6 +51,8 @@ class GeneratorConfig:
     encoder_layers: int = 2
     decoder_layers: int = 1
     max_history: int = 64  # positions further back than this share one embedding
+    recent: int = 20  # always read; of what is older, instructions choose `retrieved` (IGR)
+    retrieved: int | None = None  # None: no IGR, the whole history given is read
     dropout: float = 0.1
     instruction_position: InstructionPosition = InstructionPosition.RIGHT_OF_BOS
 

@@ -5,7 +5,8 @@ Ours: softmax router, SwiGLU experts, no capacity (no token is ever dropped, so 
 does not depend on its neighbours), Switch's load-balance loss (arXiv 2101.03961, eq. 4-6). Left
 out: expert parallelism; the loop over experts syncs with the device once a layer.
 
-Legend: B requests, X tokens of each, T = B * X tokens, E experts, K chosen, D width, F feed-forward.
+Legend: B requests, X tokens of each, T = B * X tokens, E experts, K chosen, D width, F inner
+width.
 """
 
 from collections.abc import Iterator

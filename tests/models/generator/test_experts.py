@@ -1,4 +1,4 @@
-"""Mixture of experts against a loop over tokens; the presets have the sizes that their names say."""
+"""Mixture of experts against a loop over tokens; the presets are as large as their names say."""
 
 from dataclasses import replace
 
