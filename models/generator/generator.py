@@ -24,6 +24,7 @@ from models.generator.config import GeneratorConfig
 from models.generator.decoder import Decoder, Decoding
 from models.generator.encoder import Encoder, ItemEmbedding
 from models.generator.instructions import Prefix
+from models.generator.retrieval import InstructionRetrieval
 
 INITIAL_STD = 0.1  # small beside normed item vectors, so that text leads before codes are learnt
 
@@ -54,6 +55,7 @@ class Generator(nn.Module):
         self.head_weight_LVD = nn.Parameter(torch.empty(config.levels, config.codes, config.width))
         self.head_bias_LV = nn.Parameter(torch.zeros(config.levels, config.codes))
         self.item_query = nn.Linear(config.width, config.width)
+        self.retrieval = InstructionRetrieval(config) if config.retrieved else None
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=INITIAL_STD)
@@ -65,12 +67,28 @@ class Generator(nn.Module):
         return CodeHead(self.head_weight_LVD, self.head_bias_LV)
 
     def begin(
-        self, batch: Batch, index: ItemIndex, vectors_ND: torch.Tensor | None = None
+        self,
+        batch: Batch,
+        index: ItemIndex,
+        vectors_ND: torch.Tensor | None = None,
+        retrieval_keys_ND: torch.Tensor | None = None,
     ) -> Decoding:
-        """Encodes the context, reads the prefix; `vectors_ND` are `item_vectors(index)` or None."""
+        """Encodes the context (with IGR: what it selects), reads the prefix.
+
+        `vectors_ND` are `item_vectors(index)`, `retrieval_keys_ND` the keys of all items, or None.
+        """
+        scenario_BD = self.scenario(batch, index, vectors_ND)
+        if self.retrieval is not None:
+            batch = self.retrieval.select(batch, scenario_BD, index, retrieval_keys_ND)
         memory_BMD, mask_B11M = self.encoder(self.items(batch.rows_BS, index, vectors_ND), batch)
-        prefix_BPD = self.prefix(batch, self.items(batch.trigger_B, index, vectors_ND))
+        prefix_BPD = self.prefix(batch, scenario_BD)
         return self.decoder.begin(prefix_BPD, memory_BMD, mask_B11M, self.items)
+
+    def scenario(
+        self, batch: Batch, index: ItemIndex, vectors_ND: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Returns I_s [B, D]: scenario and trigger item in one token."""
+        return self.prefix.scenario(batch, self.items(batch.trigger_B, index, vectors_ND))
 
     def item_vectors(self, index: ItemIndex) -> torch.Tensor:
         """Returns the vectors of all items, [N, D]: valid as long as the weights do not change."""

@@ -45,11 +45,17 @@ class Prefix(nn.Module):
         most = len(LAYOUTS[InstructionPosition.RIGHT_OF_BOS](self.bos, self.bos, self.bos))
         self.positions = nn.Parameter(torch.randn(most, width) * 0.02)
 
-    def forward(self, batch: Batch, trigger_BD: torch.Tensor) -> torch.Tensor:
-        """Returns the prefix [B, P, D]; `trigger_BD` is used where the batch has a trigger item."""
+    def scenario(self, batch: Batch, trigger_BD: torch.Tensor) -> torch.Tensor:
+        """Returns I_s [B, D]; `trigger_BD` is used where the batch has a trigger item."""
         has_trigger_B1 = (batch.trigger_B != UNKNOWN).unsqueeze(1)
         trigger_BD = torch.where(has_trigger_B1, trigger_BD, self.no_trigger)
-        scenario_BD = self.fuse(torch.cat([self.scenarios(batch.scenario_B), trigger_BD], dim=1))
+        fused_BD: torch.Tensor = self.fuse(
+            torch.cat([self.scenarios(batch.scenario_B), trigger_BD], dim=1)
+        )
+        return fused_BD
+
+    def forward(self, batch: Batch, scenario_BD: torch.Tensor) -> torch.Tensor:
+        """Returns the prefix [B, P, D] around I_s."""
         told_BD = torch.where(
             batch.has_instruction_B.unsqueeze(1),
             self.adapter(batch.instruction_BC * self.scale),
