@@ -13,7 +13,7 @@ from faust.types.tuples import FutureMessage
 from mode.utils.queues import FlowControlEvent
 
 from schemas import topics
-from streams.connections import KafkaConfig
+from streams.connections import METADATA_MAX_AGE_MS, KafkaConfig
 
 APP = "oxygenrec-window-aggregator"  # the consumer group too
 TABLE = "windows"
@@ -73,6 +73,7 @@ def build_app(kafka: KafkaConfig, data_directory: Path) -> faust.App:
         broker_commit_interval=0.5,
         stream_wait_empty=True,  # a rebalance waits until the events in hand are acknowledged
         stream_recovery_delay=0.0,  # Faust's default waits 3 s after each rebalance
+        consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,
         producer_acks=-1,
         web_enabled=False,
     )

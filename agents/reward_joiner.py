@@ -29,6 +29,7 @@ from schemas.errors import InvalidRecord
 from schemas.impressions import Impression
 from streams import metrics
 from streams.admin import check_topics
+from streams.connections import METADATA_MAX_AGE_MS
 from streams.dead_letters import DeadLetters, Source, rejection_of
 from streams.producer import Delivered, RecordProducer
 
@@ -59,6 +60,7 @@ async def run(settings: Settings) -> None:
         client_id="oxygenrec-reward-joiner",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
         check_crcs=settings.kafka.check_crcs,
         partition_assignment_strategy=[RangePartitionAssignor],  # p of both topics to one member
     )

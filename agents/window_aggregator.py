@@ -60,6 +60,7 @@ from streams.windows import (
 
 NAME = "window-aggregator"
 AGENT = "oxygenrec-windows"
+STOP_S = 10.0  # a stop takes a fraction of a second
 RETRY_S = 1.0  # between two tries to send what Kafka did not take
 
 logger = logging.getLogger(__name__)
@@ -85,10 +86,22 @@ async def run(settings: Settings) -> None:
         try:
             await app.wait_until_stopped()
         finally:
-            await app.stop()
-            logger.info("window aggregator stopped")
+            await _stop(app)
         if app.crash_reason is not None:
             raise app.crash_reason
+
+
+async def _stop(app: faust.App) -> None:
+    """Stops the app, or leaves it: after a crash Faust waits for ever for events in hand that
+    nobody acknowledges any more, and a worker that does not end is not started again.
+    """
+    stopping = asyncio.ensure_future(app.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=STOP_S)
+    if done:
+        await stopping
+        logger.info("window aggregator stopped")
+    else:
+        logger.error("window aggregator does not stop: left as it is", extra={"waited_s": STOP_S})
 
 
 def _first_unread(kafka: KafkaConfig) -> Callable[[int], Awaitable[int]]:

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+# aiokafka looks for a partition's first offset at the leader it knows, and does not ask for another
+# when that one has lost it: after a broker's stall a partition without a committed offset stood
+# still for the default of 5 minutes (docs/reliability.md).
+METADATA_MAX_AGE_MS = 5_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:

@@ -16,7 +16,7 @@ from aiokafka.coordinator.protocol import (
     ConsumerProtocolMemberMetadata,
 )
 
-from streams.connections import KafkaConfig
+from streams.connections import METADATA_MAX_AGE_MS, KafkaConfig
 
 SESSION_TIMEOUT_MS = 10_000  # a killed worker's partitions move after this long
 HEARTBEAT_MS = 3_000
@@ -67,6 +67,7 @@ def group_consumer(
         auto_offset_reset="earliest",
         session_timeout_ms=SESSION_TIMEOUT_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
         check_crcs=kafka.check_crcs,
         partition_assignment_strategy=[SoleAssignor if sole_writer else RangePartitionAssignor],
     )

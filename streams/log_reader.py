@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.errors import OxygenRecError
-from streams.connections import KafkaConfig
+from streams.connections import METADATA_MAX_AGE_MS, KafkaConfig
 
 POLL_MS = 200  # how long one fetch waits for new records: bounds the reaction to a stop
 READ_DEADLINE_MS = 30_000  # a snapshot of 100k records takes about 2 s
@@ -85,6 +85,7 @@ class LogReader:
             client_id=f"oxygenrec-{self.topic}-reader",
             enable_auto_commit=False,
             auto_offset_reset="none",  # an expired offset is an error, never a silent jump
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             check_crcs=self._kafka.check_crcs,
         )
         await self._consumer.start()

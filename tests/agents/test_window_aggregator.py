@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents import window_aggregator
 from agents.faust_app import build_app
 from agents.settings import Settings
 from agents.stream_progress import OffsetsSkipped, StreamProgress
@@ -139,3 +140,29 @@ def test_group_agent_table_and_changelog_have_the_names_of_the_topic_table(
 
 def test_the_default_windows_are_those_of_the_settings() -> None:
     assert Settings().windows == WindowConfig(window_ms=300_000, grace_ms=10_000, stagger=True)
+
+
+class StuckApp:
+    """A Faust app that has crashed, and whose stop waits for what nobody acknowledges."""
+
+    crash_reason = OffsetsSkipped(partition=0, found=2, wanted=1)
+
+    async def start(self) -> None:
+        pass
+
+    async def wait_until_stopped(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        await asyncio.Event().wait()
+
+
+def test_a_worker_that_gave_up_ends_also_when_faust_does_not_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(window_aggregator, "STOP_S", 0.01)
+    monkeypatch.setattr(window_aggregator, "check_topics", lambda *_: None)
+    monkeypatch.setattr(window_aggregator, "build_app", lambda *_: StuckApp())
+    monkeypatch.setattr(window_aggregator, "WindowAggregator", lambda *_: None)
+    with pytest.raises(OffsetsSkipped):
+        asyncio.run(asyncio.wait_for(window_aggregator.run(Settings()), 5))
