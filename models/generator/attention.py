@@ -2,9 +2,9 @@
 
 Legend: B requests, M context positions, Q sequences of one request (candidates or beams), Y = B *
 Q, T new tokens of each, X = Q * T, P tokens before them, H heads, E width of a head, D width, K
-keys beside values (2 D; less where groups of heads share them, arXiv 2305.13245). K and V of the
-context are made once a request; the Q sequences stand on the query axis of one attention call and
-are never replicated along the context.
+width of keys beside values (2 D; less where groups of heads share them, arXiv 2305.13245). K and V
+of the context are made once a request; the Q sequences stand on the query axis of one attention
+call and are never replicated along the context.
 
 At the preset `tiny` a layer is twenty calls of 5-50 us each, so each call that only moves data is
 felt: heads are split by one permutation, dropout is skipped outside of training.

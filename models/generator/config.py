@@ -1,6 +1,6 @@
 """The generator's sizes, and the presets that name them (torch-free)."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
@@ -101,7 +101,7 @@ class GeneratorConfig:
             known = ", ".join(cls.__dataclass_fields__)
             raise GeneratorConfigInvalid(field=unknown[0], found=fields[unknown[0]], wanted=known)
         position = fields.get("instruction_position", InstructionPosition.RIGHT_OF_BOS)
-        return replace(cls(**fields), instruction_position=InstructionPosition(position))
+        return cls(**{**fields, "instruction_position": InstructionPosition(position)})
 
 
 def _paper(layers: int, width: int, experts: int, per_token: int) -> GeneratorConfig:

@@ -7,10 +7,11 @@ The folder appears by one atomic rename and holds the model that versions 1, 2, 
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,13 +19,15 @@ import torch
 from msgspec import Struct
 
 from models.decoding.item_index import ItemIndex
-from models.generator.config import PRESETS
+from models.generator.config import PRESETS, GeneratorConfig, GeneratorConfigInvalid
 from models.generator.files import save_generator
 from models.generator.generator import Generator
 from models.reasoning.item_text import item_text
 from models.reasoning.local_reasoner import LocalReasoner
 from models.reasoning.text_encoder import CharacterEncoder
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_codebooks
+from models.training.checkpoint import Checkpointing
+from models.training.distributed import this_share
 from models.training.example_tensors import ExampleTensors
 from models.training.examples import NO_TEXT, ExampleBuilder, ExampleConfig, Examples
 from models.training.instructions import InstructionReplay, ServedWindows, item_rows
@@ -53,14 +56,27 @@ class FitConfig:
     """`max_rows` bounds the preparation: more rows than the steps can eat are drawn at random.
 
     Dropout is off: a budget of one to two epochs leaves no time to over-fit, and 17 % of a step.
+    `sizes` replaces fields of the preset, by the names of `GeneratorConfig`.
     """
 
     preset: str = "tiny"
+    sizes: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0
     max_rows: int = 15_000
     codebooks: ResidualKMeansConfig = field(default_factory=ResidualKMeansConfig)
     examples: ExampleConfig = field(default_factory=ExampleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def generator(self, **of_data: Any) -> GeneratorConfig:
+        """Returns the preset with this fit's sizes and what the data say.
+
+        Raises `GeneratorConfigInvalid` for an unknown preset or size.
+        """
+        if self.preset not in PRESETS:
+            wanted = ", ".join(PRESETS)
+            raise GeneratorConfigInvalid(field="preset", found=self.preset, wanted=wanted)
+        sizes = {**PRESETS[self.preset].to_json(), "dropout": self.dropout, **self.sizes}
+        return GeneratorConfig.from_json({**sizes, **of_data})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +129,15 @@ def fit_generation(
     config: FitConfig | None = None,
     reasoner: LocalReasoner | None = None,
     progress: Callable[[FitProgress], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> GenerationManifest:
     """Writes `home/generations/<generation>/` and returns its manifest.
 
-    Raises `NothingToLearn` for a log without a choice on a known item, or when it is there already.
+    Under torchrun every process trains and the first one writes. A run that goes on from a
+    checkpoint prepares again: that depends on nothing but data and configuration. Raises
+    `NothingToLearn` for a log without a choice on a known item, or when it is there already,
+    `CheckpointOfAnotherRun`, `GeneratorConfigInvalid`.
     """
     config = config or FitConfig()
     report = progress or (lambda _: None)
@@ -126,11 +147,14 @@ def fit_generation(
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{generation}-", dir=target.parent))
     try:
-        manifest = _Fit(log, config, report).into(draft, generation, created_ms, reasoner)
+        manifest = _Fit(log, config, report, on_step, checkpointing).into(
+            draft, generation, created_ms, reasoner
+        )
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         (draft / MANIFEST_NAME).write_bytes(text + b"\n")
         draft.chmod(0o755)
-        draft.rename(target)
+        if this_share().rank == 0:
+            draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
@@ -139,10 +163,19 @@ def fit_generation(
 class _Fit:
     """The stages of one fit, in order."""
 
-    def __init__(self, log: Log, config: FitConfig, report: Callable[[FitProgress], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        config: FitConfig,
+        report: Callable[[FitProgress], None],
+        on_step: Callable[[Progress], None] | None,
+        checkpointing: Checkpointing | None,
+    ) -> None:
         self._log = log
         self._config = config
         self._report = report
+        self._on_step = on_step or (lambda _: None)
+        self._checkpointing = checkpointing
 
     def into(
         self, folder: Path, generation: int, created_ms: int, reasoner: LocalReasoner | None
@@ -232,21 +265,22 @@ class _Fit:
         if len(tensors) == 0:
             raise NothingToLearn(found="choices of unknown items", wanted="items of the catalogue")
         config = self._config
-        sizes = replace(
-            PRESETS[config.preset],
+        sizes = config.generator(
             levels=index.depth,
             codes=config.codebooks.codes,
             content_dim=content_dim,
             scenarios=len(self._log.scenarios),
-            dropout=config.dropout,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
             generator = Generator(sizes)
-            steps = train(generator, tensors, index, config.training, self._step_done)
+            steps = train(
+                generator, tensors, index, config.training, self._step_done, self._checkpointing
+            )
         return generator, steps[-max(1, len(steps) // 10) :]
 
     def _step_done(self, step: Progress) -> None:
+        self._on_step(step)
         note = f"epoch {step.epoch}, loss {step.loss:.2f}"
         self._tell("generator", step.step, step.steps, note)
 

@@ -8,13 +8,24 @@ import torch
 
 from models.decoding.item_index import ItemIndex
 from models.generator.generator import Generator
-from models.generator.losses import generation_loss
+from models.generator.losses import LossWeights, generation_loss
+from models.training.checkpoint import (
+    Checkpointing,
+    Position,
+    load_position,
+    run_hash,
+    save_position,
+)
+from models.training.distributed import Share, this_share
 from models.training.example_tensors import ExampleTensors, InstructionDropout, newest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """Steps are the budget: about 0.1 s each for `tiny` on two free cores of 2.5 GHz."""
+    """Steps are the budget: about 0.1 s each for `tiny` on two free cores of 2.5 GHz.
+
+    `batch` counts the rows of a step over all processes.
+    """
 
     steps: int = 240
     batch: int = 128
@@ -27,11 +38,12 @@ class TrainingConfig:
     # history costs half, and only there do words have to say everything (docs/experiments.md).
     history_limits: tuple[int, ...] = (1_000, 0, 6, 0)
     instructions: InstructionDropout = field(default_factory=InstructionDropout)
+    weights: LossWeights = field(default_factory=LossWeights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One step done: the losses are that step's, in nats."""
+    """One step done: the losses are that step's; both cross-entropies in nats."""
 
     step: int
     steps: int
@@ -39,6 +51,8 @@ class Progress:
     loss: float
     code_ce: float
     item_ce: float
+    query_to_item: float = 0.0
+    balance: float = 0.0
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -50,49 +64,127 @@ def train(
     index: ItemIndex,
     config: TrainingConfig,
     progress: ProgressCallback | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> list[Progress]:
-    """Trains `generator` in place for `config.steps` steps and returns what happened in each."""
-    rng = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(
-        generator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    """Trains `generator` in place for `config.steps` steps and returns what happened in each.
+
+    With `checkpointing` it goes on where a run was cut, to the same weights. Under torchrun the
+    processes share each step; the first of them writes checkpoints. Raises
+    `CheckpointOfAnotherRun`.
+    """
+    run = _Run(generator, examples, index, config)
+    belongs_to = run.hash() if checkpointing else ""
+    if checkpointing:
+        run.resume(checkpointing, belongs_to)
     generator.train()
-    history: list[Progress] = []
-    order = torch.empty(0, dtype=torch.int64)
-    epoch = 0
-    for step in range(1, config.steps + 1):
-        if len(order) == 0:
-            order = torch.randperm(len(examples), generator=rng)
-            epoch += 1
-        numbers, order = order[: config.batch], order[config.batch :]
-        limit = config.history_limits[step % len(config.history_limits)]
-        batch = newest(examples.draw(numbers, config.instructions, rng), limit)
-        target, weight = examples.target_R[numbers], examples.weight_R[numbers]
-        found = generation_loss(generator, batch, target, weight, index)
-        optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()
-        torch.nn.utils.clip_grad_norm_(generator.parameters(), config.max_gradient_norm)
-        optimizer.step()
-        schedule.step()
-        history.append(
-            Progress(
-                step=step,
-                steps=config.steps,
-                epoch=epoch,
-                loss=found.loss.item(),
-                code_ce=found.code_ce.item(),
-                item_ce=found.item_ce.item(),
-            )
-        )
+    while run.position.step < config.steps:
+        run.step()
+        step = run.position.step
+        if checkpointing and (step % checkpointing.every == 0 or step == config.steps):
+            run.save(checkpointing, belongs_to)
         if progress is not None:
-            progress(history[-1])
+            progress(run.told(step))
     generator.eval()
-    return history
+    return [run.told(step) for step in range(1, config.steps + 1)]
+
+
+class _Run:
+    """The state of a run, and the step that moves it."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        examples: ExampleTensors,
+        index: ItemIndex,
+        config: TrainingConfig,
+    ) -> None:
+        self._generator = generator
+        self._examples = examples
+        self._index = index
+        self._config = config
+        self._share: Share = this_share()
+        self._rng = torch.Generator().manual_seed(config.seed)
+        self._optimizer = torch.optim.AdamW(
+            generator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        nothing = torch.empty(0, dtype=torch.int64)
+        self.position = Position(step=0, epoch=0, order=nothing, losses=[])
+
+    def step(self) -> None:
+        """Takes the next rows, and one step downhill."""
+        config, at = self._config, self.position
+        if len(at.order) == 0:
+            at.order = torch.randperm(len(self._examples), generator=self._rng)
+            at.epoch += 1
+        numbers, at.order = at.order[: config.batch], at.order[config.batch :]
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.learning_rate * _rate(at.step, config)
+        at.step += 1
+        limit = config.history_limits[at.step % len(config.history_limits)]
+        batch = newest(self._examples.draw(numbers, config.instructions, self._rng), limit)
+        places, share = self._share.places(len(numbers))
+        mine = numbers[places]
+        found = generation_loss(
+            self._generator,
+            batch.select(places),
+            self._examples.target_R[mine],
+            self._examples.weight_R[mine],
+            self._index,
+            weights=config.weights,
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        (found.loss * share).backward()
+        self._share.add_up_gradients(self._generator)
+        torch.nn.utils.clip_grad_norm_(self._generator.parameters(), config.max_gradient_norm)
+        self._optimizer.step()
+        losses = self._share.add_up([float(part.detach()) for part in found], share)
+        at.losses.append([at.epoch, *losses])
+
+    def told(self, step: int) -> Progress:
+        """Returns what happened in a step that was done."""
+        epoch, loss, code_ce, item_ce, query_to_item, balance = self.position.losses[step - 1]
+        return Progress(
+            step=step,
+            steps=self._config.steps,
+            epoch=int(epoch),
+            loss=loss,
+            code_ce=code_ce,
+            item_ce=item_ce,
+            query_to_item=query_to_item,
+            balance=balance,
+        )
+
+    def hash(self) -> str:
+        """Returns what a checkpoint must belong to: sizes, configuration, rows, first weights."""
+        rows = self._examples
+        data = [rows.target_R, rows.weight_R, rows.text_R, rows.older_R, rows.texts_TC]
+        data += [rows.conditions.rows_BS, rows.conditions.trigger_B, self._index.codes_NL]
+        data += [self._index.content_NC.float(), self._generator.head_weight_LVD]
+        return run_hash(f"{self._generator.config} {self._config}", data)
+
+    def resume(self, checkpointing: Checkpointing, belongs_to: str) -> None:
+        """Goes on from a checkpoint where there is one."""
+        found = load_position(
+            checkpointing.path, belongs_to, self._generator, self._optimizer, self._rng
+        )
+        if found is not None:
+            self.position = found
+
+    def save(self, checkpointing: Checkpointing, belongs_to: str) -> None:
+        """Writes the checkpoint, one process of all."""
+        if self._share.rank == 0:
+            save_position(
+                checkpointing.path,
+                belongs_to,
+                self.position,
+                self._generator,
+                self._optimizer,
+                self._rng,
+            )
 
 
 def _rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then half a cosine to 0."""
+    """Linear warm-up, then half a cosine to 0; `step` counts from 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)

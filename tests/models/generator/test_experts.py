@@ -116,10 +116,9 @@ def test_tiny_stays_dense_and_small() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
-    [({"kv_heads": 3}, "kv_heads"), ({"experts_per_token": 2}, "experts_per_token")],
+    ("field", "value"), [("kv_heads", 3), ("experts_per_token", 2), ("retrieved", 0)]
 )
-def test_sizes_that_do_not_fit_are_named(change: dict[str, int], field: str) -> None:
+def test_sizes_that_do_not_fit_are_named(field: str, value: int) -> None:
     with pytest.raises(GeneratorConfigInvalid) as caught:
-        replace(small_config(), **change)
+        GeneratorConfig.from_json({**small_config().to_json(), field: value})
     assert caught.value.field == field

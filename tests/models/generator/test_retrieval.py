@@ -172,7 +172,7 @@ def test_fewer_than_two_rows_lose_nothing() -> None:
 def test_vectors_that_collapsed_are_driven_apart_again() -> None:
     """All but equal: D Var is 1e-8, far below the floor; a clamp there has no gradient."""
     raw = (torch.ones(16, 6) + 1e-4 * unit(16, 6, 1)).requires_grad_()
-    items = unit(16, 6, 2)
+    items = F.normalize(torch.ones(16, 6), dim=1)  # the attraction holds them together
     weights = QueryToItemWeights(variance=1.0, decorrelation=0.0)
     optimizer = torch.optim.SGD([raw], 0.1)
     for _ in range(30):

@@ -1,0 +1,68 @@
+"""One TOML file an experiment: the fields of `FitConfig`, its parts as tables.
+
+preset = "tiny"
+[sizes]                  # what differs from the preset, by the names of `GeneratorConfig`
+retrieved = 10
+[training]
+steps = 2_000
+[training.instructions]
+default = 0.3
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from models.training.fit import FitConfig
+from schemas.errors import OxygenRecError
+
+T = TypeVar("T")
+
+
+class ExperimentInvalid(OxygenRecError):
+    """A file that is no experiment; `key` is the dotted name of what is wrong."""
+
+    def __init__(self, *, path: Path, key: str, found: str, wanted: str) -> None:
+        self.path = path
+        self.key = key
+        super().__init__(f"experiment {path}: {key}: found {found}, wanted {wanted}")
+
+
+def read_experiment(path: Path) -> FitConfig:
+    """Returns the configuration that the file describes. Raises `ExperimentInvalid`."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:  # missing, not UTF-8, or not TOML
+        wanted = "a readable TOML file"
+        raise ExperimentInvalid(path=path, key="file", found=str(error), wanted=wanted) from error
+    return _built(FitConfig, table, path, "")
+
+
+def _built(wanted: type[T], table: Mapping[str, Any], path: Path, above: str) -> T:
+    """Returns the dataclass that a table fills in part; tables in it are its own parts."""
+    types = get_type_hints(wanted)
+    known = [field.name for field in fields(wanted)]  # type: ignore[arg-type]  # a dataclass
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        key = above + name
+        if name not in known:
+            near = get_close_matches(name, known, n=1) or known
+            found = f"no setting of that name (value {value!r})"
+            raise ExperimentInvalid(path=path, key=key, found=found, wanted=", ".join(near))
+        kind = types[name]
+        if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
+            values[name] = _built(kind, value, path, f"{key}.")
+            continue
+        try:
+            values[name] = msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            expected = getattr(kind, "__name__", str(kind))
+            raise ExperimentInvalid(
+                path=path, key=key, found=str(error), wanted=expected
+            ) from error
+    return wanted(**values)
