@@ -14,6 +14,7 @@ from agents.cli_dead_letters import app as dead_letters
 from agents.cli_import import import_file
 from agents.cli_report import app as report
 from agents.cli_semantic_ids import app as semantic_ids
+from agents.cli_train import train
 from agents.exit_codes import ExitCode, exit_code_of
 from agents.settings import Settings, load_settings
 from schemas.errors import OxygenRecError
@@ -34,6 +35,7 @@ app.add_typer(semantic_ids)
 app.add_typer(dead_letters)
 app.add_typer(report)
 app.command("import")(import_file)
+app.command()(train)
 
 DataOption = Annotated[
     Path | None,

@@ -182,11 +182,13 @@ class ReplayedUser:
 
 
 class ReplayedSource:
-    """A data folder, its last moment moved to now. The end of some users is still to come."""
+    """A data folder, its last moment moved to now (`until_ms`; None: where it is). The end of some
+    users is still to come.
+    """
 
     telling = ActionType.ORDER
 
-    def __init__(self, folder: Path, seed: int, until_ms: int) -> None:
+    def __init__(self, folder: Path, seed: int, until_ms: int | None) -> None:
         """Reads the folder. Raises `DataUnusable`."""
         self.name = folder.resolve().name
         data = _read(folder)
@@ -195,7 +197,7 @@ class ReplayedSource:
         self._by_user: dict[str, list[UserAction]] = {}
         for action in data.actions:
             self._by_user.setdefault(action.user_id, []).append(action)
-        self._shift_ms = until_ms - data.actions[-1].event_time_ms
+        self._shift_ms = 0 if until_ms is None else until_ms - data.actions[-1].event_time_ms
         lasting = [u for u, done in self._by_user.items() if len(done) >= 2 * HELD_OUT]
         users = lasting or list(self._by_user)
         self._live = set(Random(seed).sample(users, min(REPLAYED, len(users))))

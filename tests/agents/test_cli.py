@@ -17,7 +17,7 @@ from streams.local.errors import NotRunning, RedisMissing, ServerExited, Unknown
 
 VERBS = (
     *("demo", "up", "down", "status", "logs", "worker", "recommend", "config", "import"),
-    *("restore", "probe", "refresh"),
+    *("restore", "probe", "refresh", "train"),
 )
 
 
