@@ -49,7 +49,7 @@ def run_scenario(rig: Rig, scenario: Scenario, seed: int) -> Result:
         recovered_s = watching.result()
         sending.result()
     time.sleep(ENDING_S + scenario.mix.skew_ms / 1_000)
-    verdict = _settled(rig, name, traffic)
+    verdict = _settled(rig, name, traffic, scenario.most_late)
     return Result(
         name=scenario.name,
         verdict=verdict,
@@ -77,13 +77,14 @@ def _recovery_s(rig: Rig, traffic: Traffic, struck: float) -> float | None:
     return None
 
 
-def _settled(rig: Rig, name: str, traffic: Traffic) -> Verdict:
+def _settled(rig: Rig, name: str, traffic: Traffic, most_late: float) -> Verdict:
     """Waits until nothing is missing any more, or too long; judges once more when it is quiet."""
     evidence, ledger = Evidence(rig), traffic.ledger
     users = {action.user_id for action in ledger.actions.values()}
 
     def verdict() -> Verdict:
-        return judge(ledger, evidence.of(name, users), WINDOWS, ATTRIBUTION_MS)
+        seen = evidence.of(name, users)
+        return judge(ledger, seen, WINDOWS, ATTRIBUTION_MS, most_late=most_late)
 
     try:
         deadline = time.monotonic() + DRAIN_TIMEOUT_S

@@ -24,6 +24,7 @@ class Scenario:
     strike: Strike
     mix: Mix = field(default_factory=Mix)
     seconds: float = 20.0
+    most_late: float = 0.0  # the share of actions that it may make late
 
 
 def nothing(rig: Rig) -> Iterator[None]:
@@ -88,16 +89,17 @@ SCENARIOS = (
     *(Scenario(name=f"kill {worker}", strike=kill_worker(worker)) for worker in WORKERS),
     Scenario(name="kill broker", strike=kill_broker, seconds=25),
     Scenario(name="empty redis", strike=empty_redis),
-    Scenario(name="stall broker", strike=stall_broker, seconds=35),
+    Scenario(name="stall broker", strike=stall_broker, seconds=35, most_late=0.2),
     Scenario(name="rebalance storm", strike=rebalance_storm, seconds=50),
     Scenario(name="poison", strike=nothing, mix=Mix(poison=0.01)),
     Scenario(name="duplicates", strike=nothing, mix=Mix(duplicates=0.1)),
     Scenario(name="misrouted", strike=nothing, mix=Mix(misrouted=0.05)),
-    Scenario(name="clock skew", strike=nothing, mix=Mix(skew_ms=SKEW_MS)),
+    Scenario(name="clock skew", strike=nothing, mix=Mix(skew_ms=SKEW_MS), most_late=0.3),
     Scenario(name="hot user", strike=nothing, mix=Mix(hot_user=0.5)),
     Scenario(
         name="all mixed, kill router",
         strike=kill_worker("router"),
         mix=Mix(poison=0.01, duplicates=0.1, misrouted=0.05, hot_user=0.2),
+        most_late=0.05,  # a misrouted action comes behind those that waited for the router
     ),
 )

@@ -14,6 +14,7 @@ SHORT = Scenario(
     strike=kill_worker("window-aggregator"),
     mix=Mix(poison=0.02, duplicates=0.1, misrouted=0.05, hot_user=0.2),
     seconds=8,
+    most_late=0.05,
 )
 
 

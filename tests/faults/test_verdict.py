@@ -82,7 +82,7 @@ def clean() -> tuple[Ledger, Observed]:
 
 def verdict(**planted: object) -> Verdict:
     ledger, seen = clean()
-    return judge(ledger, replace(seen, **planted), WINDOWS)  # type: ignore[arg-type]
+    return judge(ledger, replace(seen, **planted), WINDOWS, most_late=0.25)  # type: ignore[arg-type]
 
 
 def test_a_clean_run_passes_and_equal_repeats_are_counted() -> None:
@@ -115,6 +115,12 @@ def test_each_planted_violation_is_seen(violation: str, planted: dict[str, objec
     assert list(verdict(**planted).violations) == [violation]
 
 
+def test_a_watermark_that_ran_ahead_does_not_pass_as_lateness() -> None:
+    ahead = [[Watermark(watermark_ms=FOREVER_MS), A, B, LATE, C]]
+    found = verdict(high_value=ahead, triggers=[], stored={}, logged={})
+    assert found.violations == {"late_actions": ["a", "b", "c", "late"]}
+
+
 def test_an_action_that_was_not_forwarded_is_lost() -> None:
     found = verdict(high_value=[[A, B, Watermark(watermark_ms=START_MS + 3_000), LATE]])
     assert found.lost_actions == ["c"]
@@ -124,7 +130,7 @@ def test_a_click_after_the_attribution_window_is_not_missed() -> None:
     ledger, seen = clean()
     ledger.clicks["r"] = 9_000
     without = replace(seen, rewards=[join(impression("r", "ann"), [], 9)])
-    assert judge(ledger, without, WINDOWS).violations == {}
+    assert judge(ledger, without, WINDOWS, most_late=0.25).violations == {}
 
 
 def records() -> st.SearchStrategy[list[HighValueRecord]]:

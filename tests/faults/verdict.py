@@ -58,6 +58,7 @@ class Verdict:
     doubled_rewards: list[str]
     lost_poison: list[str]
     innocent_letters: list[str]
+    late_actions: list[str]  # empty as long as they are no more than the fault explains
 
     @property
     def violations(self) -> dict[str, list[str]]:
@@ -65,14 +66,24 @@ class Verdict:
         names = (
             *("lost_actions", "lost_windows", "wrong_windows", "closed_twice", "old_instructions"),
             *("lost_rewards", "doubled_rewards", "lost_poison", "innocent_letters"),
+            "late_actions",
         )
         return {name: found for name in names if (found := getattr(self, name))}
 
 
 def judge(
-    ledger: Ledger, seen: Observed, windows: WindowConfig, attribution_ms: int = 3_000
+    ledger: Ledger,
+    seen: Observed,
+    windows: WindowConfig,
+    attribution_ms: int = 3_000,
+    *,
+    most_late: float = 0.0,
 ) -> Verdict:
-    """Returns what a run did with what was acknowledged to its producer."""
+    """Returns what a run did with what was acknowledged to its producer.
+
+    `most_late`: the share of actions that the fault may make late. The recount believes the log's
+    own watermarks: a router whose watermarks ran ahead would make everything late, and lose it.
+    """
     expected, late = recount_linear(seen.high_value, windows)
     contents = defaultdict(list)
     for trigger in seen.triggers:
@@ -104,6 +115,7 @@ def judge(
         ),
         lost_poison=sorted(map(repr, ledger.poison - dead)),
         innocent_letters=sorted(map(repr, dead - ledger.poison_sent)),
+        late_actions=sorted(late) if len(late) > most_late * len(ledger.actions) else [],
     )
 
 
