@@ -112,8 +112,8 @@ async def test_a_version_that_answers_otherwise_is_not_announced(
         candidate = candidate_of(stack, moved(publisher.served.generator, 0.01))
         loaded = publisher.versions.require
 
-        def drifting(number: int) -> object:
-            found = loaded(number)
+        def drifting(number: int, index_offset: int | None = None) -> object:
+            found = loaded(number, index_offset)
             with torch.no_grad():  # the trainer's weights move on after the directory was written
                 for parameter in candidate.weights.parameters():
                     parameter.mul_(1.1)

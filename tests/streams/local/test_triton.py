@@ -150,7 +150,11 @@ def test_a_model_answers_and_the_end_leaves_no_process_and_no_memory(
     assert shared_memory(server)
     getattr(server, end)()
     assert start_mark(pid) is None
-    assert [stub for stub in stubs if start_mark(stub)] == []
+    # Killed with the server's group, but nobody's child any more: the kernel takes its moment.
+    deadline = time.monotonic() + 10
+    while (left := [stub for stub in stubs if start_mark(stub)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == []
     assert shared_memory(server) == []
 
 
