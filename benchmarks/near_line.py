@@ -1,11 +1,12 @@
 """How long from a closed window to its instruction, and how fast is the whole near-line path?
 
 Real Kafka (one node, 4 partitions), Redis, router, window aggregator and instruction writer (local
-reasoner), one process each, with this one on the same machine. 4 % of the actions are high-value.
+reasoner), one process each, with this one on the same machine.
 
-1. *Delays* at a bounded rate with live clocks: a buyer buys once, so each has one trigger. The
-   trigger's append is Kafka's time, "visible" is Redis' own notification of the write. What waits
-   by design (the rest of the window, grace, the watermark's distance) is shown apart.
+1. *Delays* at a bounded rate with live clocks: a buyer buys once, or five times in a row; counted
+   is the first trigger of each. Its append is Kafka's time, "visible" is Redis' own notification of
+   the write. What waits by design (the rest of the window, grace, the watermark's distance) is
+   shown apart.
 2. *Throughput*: the log is full before the workers start, event time is the clock. Counted from the
    router's first commit to the last instruction.
 
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,15 +44,26 @@ from schemas.codec import encode
 from schemas.instructions import InstructionTrigger
 from streams.watermarks import FOREVER_MS
 
-HIGH_VALUE_EVERY = 25  # 4 %
 USERS = 50_000
-RATES = (1_250, 5_000, 10_000)  # actions a second
+HIGH_VALUE_EVERY = 25  # 4 %
 SECONDS = 30
 TICK_S = 0.02
 WINDOW_MS, GRACE_MS, LIVE_LAG_MS = 10_000, 2_000, 2_000
 LOG = 400_000
 STEP_MS = 2  # 500 actions a second of event time: 13 minutes, windows of 5
 LIMIT_S = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`actions` a second, one in `high_value_every` of high value, `in_a_row` by the same buyer."""
+
+    actions: int
+    high_value_every: int = HIGH_VALUE_EVERY
+    in_a_row: int = 1
+
+
+LOADS = (Load(1_250), Load(5_000), Load(10_000), Load(10_000, high_value_every=5, in_a_row=5))
 
 _trigger = msgspec.json.Decoder(InstructionTrigger)
 
@@ -60,9 +73,9 @@ def main() -> None:
     given = arguments(__doc__)
     started = time.monotonic()
     results: dict[str, Any] = {"delays": []}
-    for rate in RATES[:1] if given.quick else RATES:
+    for load in LOADS[:1] if given.quick else LOADS:
         with TemporaryDirectory() as name, servers(Path(name)) as at:
-            results["delays"].append(_delays(at, rate))
+            results["delays"].append(_delays(at, load))
     columns = list(results["delays"][0])
     rows = [[str(row[column]) for row in results["delays"]] for column in columns]
     show(
@@ -76,7 +89,7 @@ def main() -> None:
     finish("near_line", results, started=started, path=given.json)
 
 
-def _delays(at: Servers, rate: int) -> dict[str, Any]:
+def _delays(at: Servers, load: Load) -> dict[str, Any]:
     settings = {
         "OXYGENREC_WINDOWS__WINDOW_MS": str(WINDOW_MS),
         "OXYGENREC_WINDOWS__GRACE_MS": str(GRACE_MS),
@@ -86,13 +99,14 @@ def _delays(at: Servers, rate: int) -> dict[str, Any]:
     with _watched(at.redis_url) as visible_ms, workers(at, settings) as pids:
         until(lambda: progress.end("window-aggregator") > PARTITIONS, 60, "watermarks")
         before, begun = cpu_s({**at.pids, **pids}), time.monotonic()
-        bought_ms = _act(at, rate)
+        bought_ms, high_value = _act(at, load)
         seconds, after = time.monotonic() - begun, cpu_s({**at.pids, **pids})
         until(lambda: len(visible_ms) >= len(bought_ms), LIMIT_S, "every instruction in Redis")
     progress.close()
     return {
-        "actions/s": round(rate * SECONDS / seconds),
-        "high-value/s": round(len(bought_ms) / seconds),
+        "actions/s": round(load.actions * SECONDS / seconds),
+        "high-value/s": round(high_value / seconds),
+        "high-value actions a buyer": load.in_a_row,
         "instructions": len(visible_ms),
         **_quantiles(_appended(at.bootstrap), bought_ms, visible_ms),
         **{f"CPU share {name}": round((after[name] - before[name]) / seconds, 2) for name in after},
@@ -157,35 +171,39 @@ def _watched(url: str) -> Iterator[dict[str, float]]:
         client.close()
 
 
-def _act(at: Servers, rate: int) -> dict[str, int]:
-    """Sends `rate` actions a second; returns when each buyer bought."""
+def _act(at: Servers, load: Load) -> tuple[dict[str, int], int]:
+    """Sends a load; returns when each buyer bought first, and how often all of them did."""
     producer = _producer(at.bootstrap)
-    rng, bought, number = random.Random(0), dict[str, int](), 0
+    rng, bought, high_value, number = random.Random(0), dict[str, int](), 0, 0
+    count = load.actions * SECONDS
     begun = time.monotonic()
-    while number < rate * SECONDS:
-        due = min(rate * SECONDS, int((time.monotonic() - begun) * rate))
+    while number < count:
+        due = min(count, int((time.monotonic() - begun) * load.actions))
         while number < due:
-            action = _action(at, rng, number, int(_now_ms()), len(bought))
-            if action.action is ActionType.CART:
-                bought[action.user_id] = action.event_time_ms
+            buyer = None
+            if number % load.high_value_every == 0:
+                buyer = high_value // load.in_a_row
+                high_value += 1
+            action = _action(at, rng, number, int(_now_ms()), buyer)
+            if buyer is not None:
+                bought.setdefault(action.user_id, action.event_time_ms)
             producer.produce(topics.ACTIONS, encode(action), action.user_id.encode())
             number += 1
         producer.poll(0)
         time.sleep(TICK_S)
     producer.flush(30)
-    return bought
+    return bought, high_value
 
 
 def _action(
     at: Servers, rng: random.Random, number: int, at_ms: int, buyer: int | None
 ) -> UserAction:
-    """Returns an action; with `buyer` each purchase is another user's, else anybody's."""
-    high_value = number % HIGH_VALUE_EVERY == 0
-    user = buyer if high_value and buyer is not None else rng.randrange(USERS)
+    """Returns the purchase of a buyer, or anybody's click."""
+    user = rng.randrange(USERS) if buyer is None else buyer
     return UserAction(
         event_id=f"event-{number:09d}",
         user_id=f"user-{user:05d}",
-        action=ActionType.CART if high_value else ActionType.CLICK,
+        action=ActionType.CLICK if buyer is None else ActionType.CART,
         item_id=rng.choice(at.items).item_id,
         event_time_ms=at_ms,
     )
@@ -198,7 +216,8 @@ def _appended(bootstrap: str) -> dict[str, tuple[int, int]]:
     while messages := consumer.consume(1_000, 2.0):
         for message in messages:
             trigger = _trigger.decode(message.value() or b"")
-            found[trigger.user_id] = (trigger.window_end_ms, message.timestamp()[1])
+            told = (trigger.window_end_ms, message.timestamp()[1])
+            found[trigger.user_id] = min(told, found.get(trigger.user_id, told))
     consumer.close()
     return found
 
@@ -207,7 +226,8 @@ def _throughput(at: Servers, count: int) -> dict[str, Any]:
     producer, rng = _producer(at.bootstrap), random.Random(0)
     begin_ms = int(_now_ms()) - count * STEP_MS
     for number in range(count):
-        action = _action(at, rng, number, begin_ms + number * STEP_MS, None)
+        buyer = rng.randrange(USERS) if number % HIGH_VALUE_EVERY == 0 else None
+        action = _action(at, rng, number, begin_ms + number * STEP_MS, buyer)
         producer.produce(topics.ACTIONS, encode(action), action.user_id.encode())
     if left := producer.flush(60):
         raise SystemExit(f"Kafka did not take {left} of {count} actions")

@@ -16,6 +16,7 @@ import redis.sentinel
 
 from schemas.errors import OxygenRecError
 from streams.connections import RedisConfig
+from streams.redis_batching import BatchingRedis
 
 EDGE_TIMEOUT_S = 1.0
 EDGE_CONNECTIONS = 128  # beyond them a request is degraded at once: Redis does not keep up
@@ -87,12 +88,15 @@ def edge_client(config: RedisConfig) -> redis.asyncio.Redis:
     A socket that were closed after 10 ms would have to be opened anew by the next request, which
     would then be late too.
     """
-    return _asynchronous(config, EDGE_TIMEOUT_S, max_connections=EDGE_CONNECTIONS, retry=None)
+    single = redis.asyncio.Redis
+    return _asynchronous(
+        config, EDGE_TIMEOUT_S, single, max_connections=EDGE_CONNECTIONS, retry=None
+    )
 
 
 def worker_client(config: RedisConfig) -> redis.asyncio.Redis:
-    """Returns an asynchronous worker's client."""
-    return _asynchronous(config, WORKER_TIMEOUT_S)
+    """Returns an asynchronous worker's client: what its tasks ask for at once goes out at once."""
+    return _asynchronous(config, WORKER_TIMEOUT_S, BatchingRedis)
 
 
 def router_client(config: RedisConfig) -> redis.Redis:
@@ -126,14 +130,21 @@ class _WatchedAsync(redis.asyncio.Redis):
             await sentinel.aclose()
 
 
-def _asynchronous(config: RedisConfig, timeout_s: float, **options: Any) -> redis.asyncio.Redis:
+class _WatchedBatching(_WatchedAsync, BatchingRedis):  # type: ignore[misc]  # redis-py's mixins
+    """The master's client of a worker."""
+
+
+def _asynchronous(
+    config: RedisConfig, timeout_s: float, kind: type[redis.asyncio.Redis], **options: Any
+) -> redis.asyncio.Redis:
     limits = _limits(timeout_s)
     if (address := SentinelAddress.of(config.url)) is None:
-        return redis.asyncio.Redis.from_url(config.url, **limits, **options)
+        return kind.from_url(config.url, **limits, **options)
     manager: Any = redis.asyncio.sentinel.Sentinel
     watchers = manager(address.sentinels, sentinel_kwargs=limits)
+    watched = _WatchedBatching if issubclass(kind, BatchingRedis) else _WatchedAsync
     found: redis.asyncio.Redis = watchers.master_for(
-        address.master, redis_class=_WatchedAsync, **limits, **address.options, **options
+        address.master, redis_class=watched, **limits, **address.options, **options
     )
     return found
 
