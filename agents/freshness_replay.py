@@ -118,27 +118,22 @@ class UserReplay:
                 continue
             if item is not None and not (self._config.new_items and again):
                 found.append(self._judged(item, now_ms))
-            observed = self._windows.observe(action, 2 * number + 1)
-            if observed.trigger is not None:
-                self._wait(now_ms + self._config.pipeline_ms, observed.trigger)
+            self._windows.observe(action, 2 * number + 1)
+            for trigger in self._windows.take_effects().triggers:
+                self._waiting.append((now_ms + self._config.pipeline_ms, trigger))
         return found
 
     def _advance(self, now_ms: int, offset: int) -> None:
         """Lets time come: what has closed and been written by now is in force."""
         behind_ms = self._config.live_lag_ms + self._config.pipeline_ms
-        closing = self._windows.advance(now_ms - behind_ms, offset)
-        if closing is not None:
-            for trigger in closing.triggers:
-                self._wait(now_ms, trigger)
-            self._windows.closed(closing)
+        self._windows.advance(now_ms - behind_ms, offset)
+        for trigger in self._windows.take_effects().triggers:
+            self._waiting.append((now_ms, trigger))
         for visible_ms, trigger in self._waiting:
             newest = self._in_force
             if visible_ms <= now_ms and (newest is None or newest.until_ms < trigger.until_ms):
                 self._in_force, self._place = trigger, NONE_IN_FORCE
         self._waiting = [entry for entry in self._waiting if entry[0] > now_ms]
-
-    def _wait(self, visible_ms: int, trigger: InstructionTrigger) -> None:
-        self._waiting.append((visible_ms, trigger))
 
     def _judged(self, item: str, now_ms: int) -> Judged:
         place = self._catalogue.place_of.get(item, -1)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +84,10 @@ async def _put(url: str, items: list[ItemUpsert]) -> None:
 
 
 @contextmanager
-def workers(at: Servers, settings: Mapping[str, str]) -> Iterator[dict[str, int]]:
-    """Runs the three workers; gives their process ids."""
+def workers(
+    at: Servers, settings: Mapping[str, str], *, names: Sequence[str] = tuple(WORKERS)
+) -> Iterator[dict[str, int]]:
+    """Runs the workers; gives their process ids."""
     environment = {
         **os.environ,
         "OXYGENREC_KAFKA__BOOTSTRAP": at.bootstrap,
@@ -96,7 +98,7 @@ def workers(at: Servers, settings: Mapping[str, str]) -> Iterator[dict[str, int]
     }
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name in WORKERS:
+        for name in names:
             with (at.folder / f"{name}.log").open("wb") as log:
                 command = [sys.executable, "-m", "agents.cli", "worker", name]
                 running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

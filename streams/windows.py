@@ -1,27 +1,19 @@
 """Tumbling event-time windows, staggered per user (FLOW, Windows). Pure: no clock, no socket.
 
 Length, grace, stagger and the moment of the trigger are `WindowConfig`, set by
-`OXYGENREC_WINDOWS__WINDOW_MS` and the like. `PartitionWindows` decides; its caller keeps the rows,
-sends the triggers and says when it is done. Whatever the moment, a window has one trigger.
+`OXYGENREC_WINDOWS__WINDOW_MS` and the like. `PartitionWindows` decides; its caller sends triggers
+and keeps rows (`streams/window_rows.py`), in the order of `Effects`. A window has one trigger.
 """
 
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import blake2b
 from typing import Literal
 
-from msgspec import Struct
-
 from schemas.actions import UserAction
-from schemas.codec import encode
-from schemas.instructions import InstructionTrigger, trigger_id_of
-
-# A row is rewritten with every action, and its trigger must pass the codec (256 KiB): what a
-# reasoner reads is far less than either.
-MAX_WINDOW_ACTIONS = 64
-MAX_ROW_BYTES = 200_000
+from schemas.instructions import InstructionTrigger
+from streams.window_rows import OpenWindow, Outcome, WatermarkRow, WindowRow, row_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,69 +30,30 @@ class WindowConfig:
     trigger: Literal["close", "first"] = "close"
 
 
-class WindowRow(Struct, frozen=True, kw_only=True, tag_field="schema", tag="window_row/1"):
-    """One open window: its first 64 actions, as in the log, and the last offset applied.
-
-    `triggered`: its trigger was sent with the first action, so that closing it sends none.
-    """
-
-    partition: int
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    actions: list[UserAction]
-    last_offset: int
-    triggered: bool = False
-
-
-class WatermarkRow(Struct, frozen=True, kw_only=True, tag_field="schema", tag="watermark_row/1"):
-    """Row `!p`: the trigger of every window due at `watermark_ms` has been acknowledged."""
-
-    partition: int
-    watermark_ms: int
-    last_offset: int
-
-
-class Outcome(StrEnum):
-    """What became of one action."""
-
-    ADDED = "added"
-    APPLIED = "applied"  # its offset was applied before a restart or a rebalance
-    DUPLICATE = "duplicate"
-    LATE = "late"
-    FULL = "full"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """The outcome of one action; when it was added, `value` (the row) must be kept under `key`.
+class Effects:
+    """What the records since the last effects ask for. The order is what survives a crash:
 
-    A `trigger` must be sent: the offset may only be committed, and a later watermark only be
-    applied, when row and trigger are acknowledged. An offset that comes again brings it again.
+    1. send `triggers` and await their acknowledgements;
+    2. keep `marker` under its key and, where it `closed` windows, await that too;
+    3. keep or delete (None) `rows`; the offsets are done when these are acknowledged.
+
+    `closed` counts windows that closed now; one that spoke with its first action has no trigger.
     """
 
-    outcome: Outcome
-    key: bytes = b""
-    value: bytes = b""
-    trigger: InstructionTrigger | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
-    """What a watermark asks for, in this order: send `triggers`, keep `marker`, delete `keys`.
-
-    `windows`: how many close now. One whose trigger went out with its first action has none here.
-    """
-
-    windows: int
     triggers: list[InstructionTrigger]
-    marker_key: bytes
-    marker: WatermarkRow
-    keys: list[bytes]
+    marker: WatermarkRow | None
+    rows: dict[bytes, WindowRow | None]
+    closed: int
 
 
 class PartitionWindows:
-    """The open windows of one partition of `high-value-actions`."""
+    """The open windows of one partition of `high-value-actions`.
+
+    `observe`, `erase` and `advance` take its records in order; `take_effects` says what they ask
+    for. How many records lie between two effects changes no trigger. After a crash the log is read
+    again from any offset whose effects may be missing, on whatever part of the rows was kept.
+    """
 
     def __init__(
         self,
@@ -109,154 +62,120 @@ class PartitionWindows:
         rows: Iterable[WindowRow] = (),
         marker: WatermarkRow | None = None,
     ) -> None:
-        """Starts from the rows that the table holds: `applied` is the largest offset in them."""
+        """Starts from the rows that the table holds.
+
+        A window that the marker says has spoken was left over by a crash: it is only deleted.
+        """
         self.partition = partition
-        self.watermark_ms = marker.watermark_ms if marker else None
-        self.applied = marker.last_offset if marker else -1
         self._config = config
-        self._open: dict[bytes, WindowRow] = {}
+        self._watermark_ms = marker.watermark_ms if marker else None
+        self._closed_ms = _closed_by(marker, config) if marker else None
+        self._open: dict[bytes, OpenWindow] = {}
         self._ends: list[tuple[int, bytes]] = []
+        self._kept: set[bytes] = set()  # keys that the table holds
+        self._changed: dict[bytes, None] = {}  # keys to keep or delete, in order
+        self._marker_offset: int | None = None  # of a watermark whose marker is not kept yet
+        self._triggers: list[InstructionTrigger] = []
+        self._closed = 0
         for row in rows:
-            self._keep(row_key(row.user_id, row.window_start_ms), row)
+            key = row_key(row.user_id, row.window_start_ms)
+            self._kept.add(key)
+            if self._has_closed(row.window_end_ms):
+                self._changed[key] = None
+            else:
+                self._begin(key, OpenWindow.of(row))
 
     def __len__(self) -> int:
         return len(self._open)
 
-    @property
-    def keys(self) -> list[bytes]:
-        """The keys of all rows, the marker's included."""
-        return [*self._open, marker_key(self.partition)]
-
-    def observe(self, action: UserAction, offset: int) -> Observed:
-        """Puts an action into its window, unless its offset, event id or time forbids it."""
+    def observe(self, action: UserAction, offset: int) -> Outcome:
+        """Puts an action into its window, unless it is late, there already, or too much."""
         start_ms = window_start_ms(action.user_id, action.event_time_ms, self._config)
-        key = row_key(action.user_id, start_ms)
-        row = self._open.get(key)
-        if offset <= self.applied:
-            return Observed(outcome=Outcome.APPLIED, trigger=_sent_with(action, row))
         end_ms = start_ms + self._config.window_ms
-        if self._is_due(end_ms, self.watermark_ms):
-            return Observed(outcome=Outcome.LATE)
-        actions = row.actions if row else []
-        if any(kept.event_id == action.event_id for kept in actions):
-            return Observed(outcome=Outcome.DUPLICATE)
-        if len(actions) >= MAX_WINDOW_ACTIONS:
-            return Observed(outcome=Outcome.FULL)
-        added = WindowRow(
-            partition=self.partition,
-            user_id=action.user_id,
-            window_start_ms=start_ms,
-            window_end_ms=end_ms,
-            actions=[*actions, action],
-            last_offset=offset,
-            triggered=row.triggered if row else self._config.trigger == "first",
-        )
-        value = encode(added)
-        if len(value) > MAX_ROW_BYTES:
-            return Observed(outcome=Outcome.FULL)
-        self._keep(key, added)
-        trigger = None if row else _sent_with(action, added)
-        return Observed(outcome=Outcome.ADDED, key=key, value=value, trigger=trigger)
+        if self._has_closed(end_ms):
+            return Outcome.LATE
+        key = row_key(action.user_id, start_ms)
+        window = self._open.get(key)
+        if window is None:
+            window = OpenWindow(user_id=action.user_id, start_ms=start_ms, end_ms=end_ms)
+        outcome = window.add(action, offset)
+        if outcome is Outcome.ADDED:
+            self._changed[key] = None
+            if key not in self._open:
+                self._begin(key, window)
+                if self._config.trigger == "first":
+                    window.triggered = True
+                    self._triggers.append(window.first_trigger())
+        return outcome
 
-    def erase(self, user_id: str, offset: int) -> list[bytes]:
-        """Forgets the user's windows with actions up to `offset`; returns the rows to delete.
+    def erase(self, user_id: str) -> int:
+        """Forgets the user's open windows; returns how many.
 
-        An erasure that comes again finds nothing, or what a crash left over: a window that was
-        opened behind it has a larger offset and stays.
+        Where it comes again, what came behind it comes again too, and opens its windows anew.
         """
-        gone = {
-            key
-            for key, row in self._open.items()
-            if row.user_id == user_id and row.last_offset <= offset
-        }
+        gone = [key for key, window in self._open.items() if window.user_id == user_id]
         for key in gone:
             del self._open[key]
-        self._ends = [entry for entry in self._ends if entry[1] not in gone]
-        heapq.heapify(self._ends)
-        return sorted(gone)
+            self._changed[key] = None
+        return len(gone)
 
-    def advance(self, watermark_ms: int, offset: int) -> Closing | None:
-        """Returns what this watermark closes, None when it changes nothing; `closed` makes it so.
+    def advance(self, watermark_ms: int, offset: int) -> None:
+        """Closes the windows that end, with the grace, at or before the watermark."""
+        if self._watermark_ms is not None and watermark_ms <= self._watermark_ms:
+            return
+        self._watermark_ms, self._marker_offset = watermark_ms, offset
+        closed_ms = watermark_ms - self._config.grace_ms
+        self._closed_ms = closed_ms if self._closed_ms is None else max(closed_ms, self._closed_ms)
+        while self._ends and self._has_closed(self._ends[0][0]):
+            _, key = heapq.heappop(self._ends)
+            if (window := self._open.pop(key, None)) is None:
+                continue  # it was erased
+            self._changed[key] = None
+            self._closed += 1
+            if not window.triggered:
+                self._triggers.append(window.closing_trigger())
 
-        A window that was due at the marker's watermark has had its trigger: it is only deleted.
-        """
-        if offset <= self.applied:
+    def take_effects(self) -> Effects:
+        """Returns the effects of all records since the last call."""
+        rows: dict[bytes, WindowRow | None] = {}
+        for key in self._changed:
+            window = self._open.get(key)
+            if window is not None:
+                rows[key] = window.row(self.partition)
+                self._kept.add(key)
+            elif key in self._kept:  # else it began and ended between two effects
+                rows[key] = None
+                self._kept.discard(key)
+        effects = Effects(
+            triggers=self._triggers, marker=self._marker(), rows=rows, closed=self._closed
+        )
+        self._changed, self._triggers = {}, []
+        self._marker_offset, self._closed = None, 0
+        return effects
+
+    def _marker(self) -> WatermarkRow | None:
+        if self._marker_offset is None or self._watermark_ms is None:
             return None
-        if self.watermark_ms is not None and watermark_ms <= self.watermark_ms:
-            return None
-        due = self._due(watermark_ms)
-        rows = [self._open[key] for key in due]
-        closing = [row for row in rows if not self._is_due(row.window_end_ms, self.watermark_ms)]
-        return Closing(
-            windows=len(closing),
-            triggers=[trigger_of(row) for row in closing if not row.triggered],
-            marker_key=marker_key(self.partition),
-            marker=WatermarkRow(
-                partition=self.partition, watermark_ms=watermark_ms, last_offset=offset
-            ),
-            keys=due,
+        return WatermarkRow(
+            partition=self.partition,
+            watermark_ms=self._watermark_ms,
+            last_offset=self._marker_offset,
+            closed_ms=self._closed_ms,
         )
 
-    def closed(self, closing: Closing) -> None:
-        """Forgets the windows of a closing: triggers are acknowledged, the marker is kept."""
-        for key in closing.keys:
-            del self._open[key]
-        for _ in closing.keys:  # they are the ones that end first
-            heapq.heappop(self._ends)
-        self.watermark_ms = closing.marker.watermark_ms
-        self.applied = closing.marker.last_offset
+    def _begin(self, key: bytes, window: OpenWindow) -> None:
+        self._open[key] = window
+        heapq.heappush(self._ends, (window.end_ms, key))
 
-    def _due(self, watermark_ms: int) -> list[bytes]:
-        """Walks the heap from its root and turns back at windows that stay open: O(windows due)."""
-        due, places = [], [0]
-        while places:
-            place = places.pop()
-            if place < len(self._ends) and self._is_due(self._ends[place][0], watermark_ms):
-                due.append(self._ends[place])
-                places += [2 * place + 1, 2 * place + 2]
-        return [key for _, key in sorted(due)]
-
-    def _keep(self, key: bytes, row: WindowRow) -> None:
-        if key not in self._open:
-            heapq.heappush(self._ends, (row.window_end_ms, key))
-        self._open[key] = row
-        self.applied = max(self.applied, row.last_offset)
-
-    def _is_due(self, end_ms: int, watermark_ms: int | None) -> bool:
-        return watermark_ms is not None and end_ms + self._config.grace_ms <= watermark_ms
+    def _has_closed(self, end_ms: int) -> bool:
+        return self._closed_ms is not None and end_ms <= self._closed_ms
 
 
-def trigger_of(row: WindowRow) -> InstructionTrigger:
-    """Returns the one trigger of a closed window, its actions by event time (ties: as logged)."""
-    return _trigger(row, sorted(row.actions, key=lambda action: action.event_time_ms), None)
-
-
-def _sent_with(action: UserAction, row: WindowRow | None) -> InstructionTrigger | None:
-    """Returns the trigger that goes out with this action: the row's first, of such a window."""
-    if row is None or not row.triggered or row.actions[0].event_id != action.event_id:
-        return None
-    return _trigger(row, row.actions[:1], row.actions[0].event_time_ms + 1)
-
-
-def _trigger(row: WindowRow, actions: list[UserAction], as_of_ms: int | None) -> InstructionTrigger:
-    return InstructionTrigger(
-        trigger_id=trigger_id_of(row.user_id, row.window_start_ms),
-        user_id=row.user_id,
-        window_start_ms=row.window_start_ms,
-        window_end_ms=row.window_end_ms,
-        actions=actions,
-        as_of_ms=as_of_ms,
-    )
-
-
-def row_key(user_id: str, start_ms: int) -> bytes:
-    """Returns the table's key of a window; user ids may hold colons too, the last one separates."""
-    return trigger_id_of(user_id, start_ms).encode()
-
-
-def marker_key(partition: int) -> bytes:
-    """Returns the table's key of a partition's watermark; without a colon, so no window has it."""
-    return b"!%d" % partition
+def _closed_by(marker: WatermarkRow, config: WindowConfig) -> int:
+    """Returns the end of the last window that has spoken, whatever the grace was then."""
+    if marker.closed_ms is not None:
+        return marker.closed_ms
+    return marker.watermark_ms - config.grace_ms
 
 
 def phase_ms(user_id: str, config: WindowConfig) -> int:

@@ -12,7 +12,8 @@ from schemas.actions import HighValueRecord, UserAction, Watermark
 from schemas.dead_letters import DeadLetter
 from schemas.instructions import InstructionTrigger
 from schemas.rewards import RewardEvent
-from streams.windows import MAX_WINDOW_ACTIONS, WindowConfig, window_start_ms
+from streams.window_rows import MAX_WINDOW_ACTIONS
+from streams.windows import WindowConfig, window_start_ms
 from tests.faults.traffic import KINDS, Ledger
 
 HIGH_VALUE = {kind for kind in KINDS if kind != "click"}

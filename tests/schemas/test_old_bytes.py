@@ -12,7 +12,7 @@ import pytest
 
 from schemas.behaviour import Behaviour
 from schemas.codec import RECORDS, Decoder, encode
-from streams.windows import WatermarkRow, WindowRow
+from streams.window_rows import WatermarkRow, WindowRow
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BYTES = {path.stem: path.read_bytes() for path in sorted(FIXTURES.glob("*.json"))}

@@ -1,6 +1,10 @@
 """Windows against a sorted-list recount: late, early, duplicate, out of order, killed anywhere."""
 
 import contextlib
+import itertools
+import random
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -11,19 +15,15 @@ from hypothesis import strategies as st
 from schemas.actions import ActionType, HighValueRecord, UserAction, UserErased, Watermark
 from schemas.instructions import InstructionTrigger
 from streams.watermarks import FOREVER_MS
-from streams.windows import (
-    MAX_ROW_BYTES,
+from streams.window_rows import (
     MAX_WINDOW_ACTIONS,
-    Closing,
-    Observed,
+    MAX_WINDOW_BYTES,
     Outcome,
-    PartitionWindows,
     WatermarkRow,
-    WindowConfig,
     WindowRow,
-    phase_ms,
-    window_start_ms,
+    marker_key,
 )
+from streams.windows import Effects, PartitionWindows, WindowConfig, phase_ms, window_start_ms
 from tests.streams.window_recount import recount
 
 PARTITION = 3
@@ -72,61 +72,77 @@ class Crash(Exception):
 
 @dataclass
 class Aggregator:
-    """What the Faust agent does with the core, on a table and a topic that survive it."""
+    """What the Faust agent does with the core, on a table and a topic that survive it.
+
+    Triggers, and markers that close windows, are awaited. All other writes may be on their way when
+    the process is killed, those of the last `unacknowledged` batches: each of them then got there
+    or did not, in the order of its key.
+    """
 
     config: WindowConfig
+    batches: Iterator[int] = field(default_factory=lambda: itertools.repeat(1))
+    unacknowledged: int = 1
     table: dict[bytes, bytes] = field(default_factory=dict)
     topic: list[InstructionTrigger] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
-    acknowledged: int = 0  # what may be committed: all effects of the records before it are kept
+    outcomes: list[tuple[str, Outcome]] = field(default_factory=list)
+    committed: int = 0  # all effects of the records before it are kept
     steps: int = 0
     steps_left: int | None = None
-    trigger_first: bool = False  # which of row and trigger Kafka keeps first is not ours to say
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     def process(self, log: list[HighValueRecord], start: int = 0) -> None:
         windows = self.restore()
-        for offset in range(start, len(log)):
-            record = log[offset]
-            if isinstance(record, Watermark):
-                closing = windows.advance(record.watermark_ms, offset)
-                if closing is not None:
-                    self.close(closing)
-                    windows.closed(closing)
-            elif isinstance(record, UserErased):
-                for key in windows.erase(record.user_id, offset):
-                    self.step()
-                    del self.table[key]
-            else:
-                observed = windows.observe(record, offset)
-                effects = [
-                    lambda seen=observed: self.keep(seen),
-                    lambda seen=observed: self.send(seen),
-                ]
-                for effect in reversed(effects) if self.trigger_first else effects:
-                    effect()
-                if observed.outcome is Outcome.LATE:
-                    self.late.append(record.event_id)
-            self.acknowledged = offset + 1
+        sent: deque[tuple[int, list[tuple[bytes, bytes | None]]]] = deque()
+        try:
+            while start < len(log):
+                end = min(start + next(self.batches), len(log))
+                for offset in range(start, end):
+                    self.apply(windows, log[offset], offset)
+                sent.append((end, []))
+                self.keep(windows.take_effects(), sent[-1][1])
+                while len(sent) > self.unacknowledged:
+                    self.acknowledge(*sent.popleft())
+                start = end
+        except Crash:
+            for _, writes in sent:
+                self.write([write for write in writes if self.rng.random() < 0.5])
+            raise
+        for end, writes in sent:
+            self.acknowledge(end, writes)
 
-    def keep(self, observed: Observed) -> None:
-        if observed.outcome is Outcome.ADDED:
-            self.step()
-            self.table[observed.key] = observed.value
+    def apply(self, windows: PartitionWindows, record: HighValueRecord, offset: int) -> None:
+        if isinstance(record, Watermark):
+            windows.advance(record.watermark_ms, offset)
+        elif isinstance(record, UserErased):
+            windows.erase(record.user_id)
+        else:
+            self.outcomes.append((record.event_id, windows.observe(record, offset)))
 
-    def send(self, observed: Observed) -> None:
-        if observed.trigger is not None:
-            self.step()
-            self.topic.append(observed.trigger)
-
-    def close(self, closing: Closing) -> None:
-        for trigger in closing.triggers:
+    def keep(self, effects: Effects, writes: list[tuple[bytes, bytes | None]]) -> None:
+        for trigger in effects.triggers:
             self.step()
             self.topic.append(trigger)
-        self.step()
-        self.table[closing.marker_key] = msgspec.json.encode(closing.marker)
-        for key in closing.keys:
+        if effects.marker is not None:
             self.step()
-            del self.table[key]
+            marker = (marker_key(PARTITION), msgspec.json.encode(effects.marker))
+            if effects.closed:
+                self.write([marker])
+            else:
+                writes.append(marker)
+        for key, row in effects.rows.items():
+            self.step()
+            writes.append((key, None if row is None else msgspec.json.encode(row)))
+
+    def acknowledge(self, end: int, writes: list[tuple[bytes, bytes | None]]) -> None:
+        self.write(writes)
+        self.committed = end
+
+    def write(self, writes: list[tuple[bytes, bytes | None]]) -> None:
+        for key, value in writes:
+            if value is None:
+                self.table.pop(key, None)
+            else:
+                self.table[key] = value
 
     def step(self) -> None:
         self.steps += 1
@@ -147,67 +163,97 @@ class Aggregator:
     def triggers(self) -> dict[str, tuple[str, ...]]:
         return {t.trigger_id: tuple(a.event_id for a in t.actions) for t in self.topic}
 
+    def late(self) -> tuple[str, ...]:
+        return tuple(event for event, outcome in self.outcomes if outcome is Outcome.LATE)
 
-@given(LOGS, CONFIGS)
-def test_triggers_and_late_actions_are_those_of_a_recount(
-    log: list[HighValueRecord], config: WindowConfig
+
+def sizes(seed: int) -> Iterator[int]:
+    """Batches of one to eight records."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.randint(1, 8)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A kill at a step, with so many batches on their way, and where the next process begins."""
+
+    step: int
+    back: int
+    seed: int
+    unacknowledged: int
+
+    def killed(self, log: list[HighValueRecord], config: WindowConfig) -> Aggregator:
+        """Returns what is left when the log was processed, killed and gone on with."""
+        undisturbed = Aggregator(config, sizes(self.seed))
+        undisturbed.process(log)
+        aggregator = Aggregator(
+            config, sizes(self.seed), self.unacknowledged, rng=random.Random(self.seed)
+        )
+        aggregator.steps_left = self.step % (undisturbed.steps + 1)  # the last one: not killed
+        with contextlib.suppress(Crash):
+            aggregator.process(log)
+        aggregator.steps_left = None
+        aggregator.process(log, start=max(0, aggregator.committed - self.back))
+        return aggregator
+
+
+KILLS = st.builds(
+    Kill,
+    step=st.integers(0, 10_000),
+    back=st.integers(0, 60),
+    seed=st.integers(0, 10_000),
+    unacknowledged=st.integers(1, 4),
+)
+
+
+@given(LOGS, CONFIGS, st.integers(0, 10_000))
+def test_triggers_and_late_actions_are_those_of_a_recount_however_records_are_batched(
+    log: list[HighValueRecord], config: WindowConfig, seed: int
 ) -> None:
-    aggregator = Aggregator(config)
+    aggregator = Aggregator(config, sizes(seed))
     aggregator.process(log)
     expected = recount(log, config)
     assert aggregator.triggers() == expected.triggers
     assert len(aggregator.topic) == len(expected.triggers)  # each once
-    assert tuple(aggregator.late) == expected.late
+    assert aggregator.late() == expected.late
 
 
-@given(LOGS, CONFIGS)
+@given(LOGS, CONFIGS, st.integers(0, 10_000))
 def test_after_an_infinite_watermark_no_window_is_left(
-    log: list[HighValueRecord], config: WindowConfig
+    log: list[HighValueRecord], config: WindowConfig, seed: int
 ) -> None:
-    aggregator = Aggregator(config)
+    aggregator = Aggregator(config, sizes(seed))
     aggregator.process([*log, Watermark(watermark_ms=FOREVER_MS)])
     assert len(aggregator.restore()) == 0
     assert len(aggregator.table) == 1  # the watermark's row
 
 
-@settings(max_examples=300)
-@given(LOGS, CONFIGS, st.integers(0, 10_000), st.integers(0, 60), st.booleans())
+@settings(max_examples=500)
+@given(LOGS, CONFIGS, KILLS)
 def test_killed_at_any_step_and_replayed_from_any_committed_offset_it_ends_the_same(
-    log: list[HighValueRecord], config: WindowConfig, kill: int, back: int, trigger_first: bool
+    log: list[HighValueRecord], config: WindowConfig, kill: Kill
 ) -> None:
     """The committed offset is never ahead of what is kept: a replay starts at or before it."""
-    undisturbed = Aggregator(config)
-    undisturbed.process(log)
-    steps = kill % (undisturbed.steps + 1)  # the last one: not killed
-    aggregator = Aggregator(config, steps_left=steps, trigger_first=trigger_first)
-    with contextlib.suppress(Crash):
-        aggregator.process(log)
-    aggregator.steps_left = None
-    aggregator.process(log, start=max(0, aggregator.acknowledged - back))
-    expected = recount(log, config)
-    assert aggregator.triggers() == expected.triggers
+    aggregator = kill.killed(log, config)
+    assert aggregator.triggers() == recount(log, config).triggers
     contents: dict[str, InstructionTrigger] = {}
     for trigger in aggregator.topic:  # a repeat has the same id and content
         assert contents.setdefault(trigger.trigger_id, trigger) == trigger
 
 
-@settings(max_examples=300)
-@given(LOGS_WITH_ERASURES, CONFIGS, st.integers(0, 10_000), st.integers(0, 60))
+@settings(max_examples=500)
+@given(LOGS_WITH_ERASURES, CONFIGS, KILLS)
 def test_an_erasure_drops_the_open_windows_of_its_user_wherever_it_is_killed(
-    log: list[HighValueRecord], config: WindowConfig, kill: int, back: int
+    log: list[HighValueRecord], config: WindowConfig, kill: Kill
 ) -> None:
     config = replace(config, trigger="close")
     undisturbed = Aggregator(config)
     undisturbed.process(log)
-    aggregator = Aggregator(config, steps_left=kill % (undisturbed.steps + 1))
-    with contextlib.suppress(Crash):
-        aggregator.process(log)
-    aggregator.steps_left = None
-    aggregator.process(log, start=max(0, aggregator.acknowledged - back))
     expected = recount(log, config)
     assert undisturbed.triggers() == expected.triggers
-    assert tuple(undisturbed.late) == expected.late
-    assert aggregator.triggers() == expected.triggers
+    assert undisturbed.late() == expected.late
+    assert kill.killed(log, config).triggers() == expected.triggers
 
 
 def test_a_user_who_comes_back_in_the_same_window_speaks_about_what_came_after_alone() -> None:
@@ -264,23 +310,16 @@ def test_stagger_spreads_users_and_off_aligns_them() -> None:
     assert phase_ms("user-1", WindowConfig(window_ms=100, stagger=False)) == 0
 
 
-def test_an_offset_at_or_before_the_last_applied_changes_nothing() -> None:
-    windows = PartitionWindows(PARTITION, CONFIG)
-    windows.observe(action("ann", "1", 10), offset=7)
-    assert windows.observe(action("ann", "2", 11), offset=7).outcome is Outcome.APPLIED
-    assert windows.advance(1_000, offset=6) is None
-
-
 def test_a_window_keeps_64_actions_and_its_row_stays_small_enough_to_travel() -> None:
     windows = PartitionWindows(PARTITION, WindowConfig(window_ms=10_000, stagger=False))
     outcomes = [
-        windows.observe(action("ann", str(n), n), offset=n).outcome
-        for n in range(MAX_WINDOW_ACTIONS + 1)
+        windows.observe(action("ann", str(n), n), offset=n) for n in range(MAX_WINDOW_ACTIONS + 1)
     ]
     assert outcomes == [Outcome.ADDED] * MAX_WINDOW_ACTIONS + [Outcome.FULL]
     heavy = action("bob", "x", 1, attributes={str(n): "y" * 512 for n in range(400)})
-    assert len(msgspec.json.encode(heavy)) > MAX_ROW_BYTES
-    assert windows.observe(heavy, offset=100).outcome is Outcome.FULL
+    assert len(msgspec.json.encode(heavy)) > MAX_WINDOW_BYTES
+    assert windows.observe(heavy, offset=100) is Outcome.FULL
+    assert [row and row.user_id for row in windows.take_effects().rows.values()] == ["ann"]
 
 
 @pytest.mark.parametrize(("watermark_ms", "closes"), [(229, False), (230, True)])
@@ -289,17 +328,45 @@ def test_a_window_closes_when_its_end_and_grace_are_reached(
 ) -> None:
     windows = PartitionWindows(PARTITION, WindowConfig(window_ms=100, grace_ms=30, stagger=False))
     windows.observe(action("ann", "1", 150), offset=0)
-    closing = windows.advance(watermark_ms, offset=1)
-    assert closing is not None
-    assert bool(closing.triggers) is closes
+    windows.advance(watermark_ms, offset=1)
+    effects = windows.take_effects()
+    assert (bool(effects.triggers), effects.closed) == (closes, int(closes))
+    assert list(effects.rows.values()).count(None) == 0  # opened and closed at once: no row at all
 
 
 def test_a_window_left_over_by_a_crash_after_its_marker_is_deleted_and_not_sent_again() -> None:
     log: list[HighValueRecord] = [action("ann", "1", 50), Watermark(watermark_ms=1_000)]
-    aggregator = Aggregator(CONFIG, steps_left=3)  # the row, the trigger, the marker
+    aggregator = Aggregator(CONFIG, unacknowledged=0, steps_left=3)  # row, trigger, marker
     with pytest.raises(Crash):
         aggregator.process(log)
+    assert len(aggregator.table) == 2
     aggregator.steps_left = None
     aggregator.process([*log, Watermark(watermark_ms=1_001)])
     assert len(aggregator.topic) == 1
     assert list(aggregator.table) == [b"!%d" % PARTITION]
+
+
+@pytest.mark.parametrize("grace_ms", [0, 500])
+def test_another_grace_after_a_restart_neither_loses_nor_repeats_a_window(grace_ms: int) -> None:
+    log: list[HighValueRecord] = [
+        *(action("ann", "1", 150), Watermark(watermark_ms=230)),  # [100, 200) has closed
+        *(action("bob", "2", 210), action("ann", "3", 160)),
+        Watermark(watermark_ms=FOREVER_MS),
+    ]
+    aggregator = Aggregator(WindowConfig(window_ms=100, grace_ms=30, stagger=False))
+    aggregator.process(log[:3])
+    aggregator.config = WindowConfig(window_ms=100, grace_ms=grace_ms, stagger=False)
+    aggregator.process(log, start=3)
+    assert aggregator.late() == ("3",)
+    assert [[a.event_id for a in t.actions] for t in aggregator.topic] == [["1"], ["2"]]
+
+
+def test_a_marker_of_before_closed_ms_was_kept_says_the_watermark_less_the_grace() -> None:
+    marker = ROWS.decode(
+        b'{"schema":"watermark_row/1","partition":3,"watermark_ms":230,"last_offset":1}'
+    )
+    assert isinstance(marker, WatermarkRow)
+    config = WindowConfig(window_ms=100, grace_ms=30, stagger=False)
+    windows = PartitionWindows(PARTITION, config, marker=marker)
+    assert windows.observe(action("ann", "1", 150), offset=2) is Outcome.LATE
+    assert windows.observe(action("ann", "2", 250), offset=3) is Outcome.ADDED

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.actions import HighValueRecord, UserAction, UserErased, Watermark
-from streams.windows import MAX_WINDOW_ACTIONS, WindowConfig, window_start_ms
+from streams.window_rows import MAX_WINDOW_ACTIONS
+from streams.windows import WindowConfig, window_start_ms
 
 
 @dataclass(frozen=True)
