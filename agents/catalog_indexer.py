@@ -78,7 +78,7 @@ async def _index(settings: Settings) -> None:
         codebooks=Codebooks.load(folder),
     )
     redis = worker_client(settings.redis)
-    consumer = group_consumer(settings.kafka, GROUP, sole_writer=True)
+    consumer = group_consumer(settings.kafka, GROUP, NAME, sole_writer=True)
     with RecordProducer(settings.kafka, f"oxygenrec-{NAME}") as producer:
         indexer = CatalogIndexer(settings, artifacts, consumer, RedisItems(redis), producer)
         try:

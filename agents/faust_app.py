@@ -49,6 +49,7 @@ def build_app(kafka: KafkaConfig, data_directory: Path) -> faust.App:
         stream_wait_empty=True,  # a rebalance waits until the events in hand are acknowledged
         stream_recovery_delay=0.0,  # Faust's default waits 3 s after each rebalance
         consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,
+        consumer_group_instance_id=kafka.group_instance_id("window-aggregator"),
         producer_acks=-1,
         web_enabled=False,
     )

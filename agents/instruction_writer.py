@@ -59,7 +59,7 @@ async def run(settings: Settings) -> None:
     encoder = CharacterEncoder.load(generation_folder(settings, generation))
     redis = worker_client(settings.redis)
     store = RedisInstructions(redis, settings.instructions.expires_ms)
-    consumer = group_consumer(settings.kafka, GROUP)
+    consumer = group_consumer(settings.kafka, GROUP, NAME)
     try:
         with RecordProducer(settings.kafka, f"oxygenrec-{NAME}") as producer:
             async with open_reasoner(settings, _now_ms) as reasoner:

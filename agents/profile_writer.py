@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 async def run(settings: Settings) -> None:
     """Writes profiles until cancelled. Raises `UndeliveredRecord`."""
     redis = worker_client(settings.redis)
-    consumer = group_consumer(settings.kafka, GROUP)
+    consumer = group_consumer(settings.kafka, GROUP, NAME)
     consumer.subscribe([topics.USERS])
     with RecordProducer(settings.kafka, f"oxygenrec-{NAME}") as producer:
         writer = ProfileWriter(RedisProfiles(redis), producer)

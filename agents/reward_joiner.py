@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from agents.attribution import Attribution, AttributionTable
@@ -29,7 +28,7 @@ from schemas.errors import InvalidRecord
 from schemas.impressions import Impression
 from streams import metrics
 from streams.admin import check_topics
-from streams.connections import METADATA_MAX_AGE_MS
+from streams.consumer import group_consumer
 from streams.dead_letters import DeadLetters, Source, rejection_of
 from streams.producer import Delivered, RecordProducer
 
@@ -54,16 +53,7 @@ async def run(settings: Settings) -> None:
     producer = RecordProducer(
         settings.kafka, "oxygenrec-reward-joiner", delivery_timeout_ms=DELIVERY_TIMEOUT_MS
     )
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka.bootstrap,
-        group_id=GROUP,
-        client_id="oxygenrec-reward-joiner",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        metadata_max_age_ms=METADATA_MAX_AGE_MS,
-        check_crcs=settings.kafka.check_crcs,
-        partition_assignment_strategy=[RangePartitionAssignor],  # p of both topics to one member
-    )
+    consumer = group_consumer(settings.kafka, GROUP, WORKER)
     try:
         await consumer.start()
         await RewardJoiner(settings.rewards, consumer, producer).run()

@@ -37,6 +37,7 @@ from schemas.actions import UserAction, Watermark
 from streams import metrics
 from streams.admin import check_topics
 from streams.cloud_events import Headers
+from streams.connections import KafkaConfig
 from streams.dead_letters import DeadLetters, Source
 from streams.producer import Delivered, RecordProducer
 from streams.redis_client import router_client
@@ -56,6 +57,22 @@ logger = logging.getLogger(__name__)
 def now_ms() -> int:
     """Returns the wall clock."""
     return time.time_ns() // 1_000_000
+
+
+def consumer_config(kafka: KafkaConfig) -> dict[str, object]:
+    """Returns librdkafka's settings of a member of the group."""
+    return {
+        "bootstrap.servers": kafka.bootstrap,
+        "client.id": f"oxygenrec-{NAME}",
+        "group.id": GROUP,
+        "group.instance.id": kafka.group_instance_id(NAME) or "",  # empty: a dynamic member
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "partition.assignment.strategy": "range",
+        "session.timeout.ms": SESSION_TIMEOUT_MS,
+        "check.crcs": kafka.check_crcs,
+        "fetch.wait.max.ms": 100,
+    }
 
 
 def run(settings: Settings) -> None:
@@ -96,20 +113,7 @@ class Router:
         self._positions: dict[int, int] = {}
         self._in_hand: deque[InHand] = deque()
         self._effects = ThreadPoolExecutor(1, "router-effects")
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": kafka.bootstrap,
-                "client.id": f"oxygenrec-{NAME}",
-                "group.id": GROUP,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "partition.assignment.strategy": "range",
-                "session.timeout.ms": SESSION_TIMEOUT_MS,
-                "check.crcs": kafka.check_crcs,
-                "fetch.wait.max.ms": 100,
-            },
-            logger=logger,
-        )
+        self._consumer = Consumer(consumer_config(kafka), logger=logger)
 
     def run(self, stop: threading.Event) -> None:
         """Routes batches and announces watermarks until `stop` is set, then leaves the group."""

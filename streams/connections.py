@@ -16,6 +16,14 @@ class KafkaConfig:
     partitions: int = 12
     replication: int = 3
     check_crcs: bool = True  # the embedded mock broker writes none
+    # A name that stays with this process through restarts, as that of a pod in a StatefulSet. Only
+    # there: until its session ends nobody else reads the partitions of a member that does not come
+    # back under its name (docs/decisions/0018).
+    instance_id: str = ""
+
+    def group_instance_id(self, worker: str) -> str | None:
+        """Returns the name by which a consumer group knows this worker again; None: by none."""
+        return f"{worker}-{self.instance_id}" if self.instance_id else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

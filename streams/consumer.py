@@ -20,6 +20,10 @@ from streams.connections import METADATA_MAX_AGE_MS, KafkaConfig
 
 SESSION_TIMEOUT_MS = 10_000  # a killed worker's partitions move after this long
 HEARTBEAT_MS = 3_000
+# Kafka answers a connection's requests in turn: a question about offsets waits behind a fetch that
+# found nothing. With aiokafka's 500 ms the reward joiner, which asks three a partition when it
+# starts, stood still for 6 s with 4 partitions (docs/benchmarks.md, recovery).
+FETCH_WAIT_MS = 100
 
 
 class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka is untyped
@@ -56,17 +60,22 @@ class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka
 
 
 def group_consumer(
-    kafka: KafkaConfig, group: str, *, sole_writer: bool = False
+    kafka: KafkaConfig, group: str, worker: str, *, sole_writer: bool = False
 ) -> AIOKafkaConsumer:
-    """Returns a consumer that commits nothing by itself; subscribe, then start it."""
+    """Returns a consumer that commits nothing by itself; subscribe, then start it.
+
+    Partition p of all its topics is one member's: the range assignor and equal counts see to it.
+    """
     return AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap,
         client_id=group,
         group_id=group,
+        group_instance_id=kafka.group_instance_id(worker),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         session_timeout_ms=SESSION_TIMEOUT_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
+        fetch_max_wait_ms=FETCH_WAIT_MS,
         metadata_max_age_ms=METADATA_MAX_AGE_MS,
         check_crcs=kafka.check_crcs,
         partition_assignment_strategy=[SoleAssignor if sole_writer else RangePartitionAssignor],
