@@ -39,6 +39,7 @@ from streams.admin import check_topics
 from streams.cloud_events import Headers
 from streams.connections import KafkaConfig
 from streams.dead_letters import DeadLetters, Source
+from streams.lag import Lags
 from streams.producer import Delivered, RecordProducer
 from streams.redis_client import router_client
 from streams.redis_history import HistoryWriter
@@ -114,6 +115,7 @@ class Router:
         self._in_hand: deque[InHand] = deque()
         self._effects = ThreadPoolExecutor(1, "router-effects")
         self._consumer = Consumer(consumer_config(kafka), logger=logger)
+        self._lags = Lags(NAME, self._end_of)
 
     def run(self, stop: threading.Event) -> None:
         """Routes batches and announces watermarks until `stop` is set, then leaves the group."""
@@ -230,6 +232,19 @@ class Router:
         except KafkaException as error:
             # The partitions have moved: their new owner repeats the batch, which changes nothing.
             logger.warning("offsets not committed", extra={"cause": str(error)})
+            return
+        for partition, offset in batch.positions.items():
+            self._lags.finish(topics.ACTIONS, partition, offset)
+
+    def _end_of(self, topic: str, partition: int) -> int | None:
+        """Returns the end as the last fetch told it; asks nobody."""
+        try:
+            _, end = self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), cached=True
+            )
+        except (KafkaException, RuntimeError):  # RuntimeError: the consumer is closed
+            return None
+        return end if end >= 0 else None
 
     def _look_for_ends(self) -> None:
         """Lets the wall clock speak for partitions that hold nothing unread (not in a replay)."""
@@ -256,6 +271,9 @@ class Router:
                 start, _ = consumer.get_watermark_offsets(place, timeout=10.0)
             self._positions[place.partition] = start
         self._routing.assign(self._positions)
+        self._lags.keep_only({(topics.ACTIONS, partition) for partition in self._positions})
+        for partition, position in self._positions.items():
+            self._lags.begin(topics.ACTIONS, partition, position)
         logger.info("partitions assigned", extra={"partitions": sorted(self._positions)})
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

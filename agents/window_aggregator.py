@@ -26,6 +26,7 @@ import faust
 import msgspec
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import KafkaException
+from faust.types import TP
 
 from agents.faust_app import APP, build_app, build_table, bytes_topic, on_assignment
 from agents.settings import Settings
@@ -36,6 +37,7 @@ from streams import metrics
 from streams.admin import check_topics, first_unread
 from streams.connections import METADATA_MAX_AGE_MS, KafkaConfig
 from streams.dead_letters import Source
+from streams.lag import Lags
 from streams.window_rows import WatermarkRow, WindowRow
 from streams.windows import PartitionWindows, WindowConfig
 
@@ -125,10 +127,14 @@ class WindowAggregator:
         self._lanes: dict[int, WindowLane] = {}
         self._restored: dict[int, list[WindowRow | WatermarkRow]] | None = None
         self._progress = StreamProgress(first_unread)
+        self._lags = Lags(
+            NAME, lambda topic, partition: app.consumer.highwater(TP(topic, partition))
+        )
         self._shared = LaneResources(
             table=self._table.data,
             producer=producer,
             progress=self._progress,
+            lags=self._lags,
             give_up=self._give_up,
         )
         source = bytes_topic(app, topics.HIGH_VALUE_ACTIONS)
@@ -153,7 +159,15 @@ class WindowAggregator:
                 entry = await self._progress.deliver(source.partition, source.offset, event)
             except (OffsetsSkipped, KafkaException) as error:
                 await self._give_up(error)
+            self._lags.begin(source.topic, source.partition, source.offset)
             await self._lane(source.partition).take(source, entry)
+
+    def _end_of(self, topic: str, partition: int) -> int | None:
+        try:
+            end: int | None = self._app.consumer.highwater(TP(topic, partition))
+        except AssertionError:  # not assigned any more
+            return None
+        return end
 
     async def _give_up(self, error: BaseException) -> NoReturn:
         """Ends the process and applies nothing more: the next begins at the committed offset."""
@@ -193,6 +207,7 @@ class WindowAggregator:
         self._lanes = {}
         self._restored = None
         self._progress.reset()
+        self._lags.keep_only({(topics.HIGH_VALUE_ACTIONS, partition) for partition in partitions})
         lost = [key for key, row in self._rows() if row.partition not in partitions]
         for key in lost:
             self._table.data.pop(key, None)  # this copy only, not the changelog

@@ -26,6 +26,7 @@ from schemas.errors import InvalidRecord
 from schemas.instructions import InstructionTrigger
 from streams import metrics
 from streams.dead_letters import Source, count_letter, dead_letter, failure, rejection_of
+from streams.lag import Lags
 from streams.window_rows import Outcome, marker_key
 from streams.windows import Effects, PartitionWindows
 
@@ -58,6 +59,7 @@ class LaneResources:
     table: MutableMapping[bytes, bytes]
     producer: AIOKafkaProducer
     progress: StreamProgress
+    lags: Lags
     give_up: Callable[[BaseException], Awaitable[NoReturn]]
 
 
@@ -183,6 +185,8 @@ class WindowLane:
             await self._shared.give_up(error)
         for _, entry in batch:
             self._shared.progress.finish(entry)
+        last = batch[-1][0]
+        self._shared.lags.finish(last.topic, last.partition, last.offset + 1)
         metrics.CONSUMED.labels(worker=NAME, topic=topics.HIGH_VALUE_ACTIONS).inc(len(batch))
 
 

@@ -17,6 +17,7 @@ from aiokafka.coordinator.protocol import (
 )
 
 from streams.connections import METADATA_MAX_AGE_MS, KafkaConfig
+from streams.lag import Lags
 
 SESSION_TIMEOUT_MS = 10_000  # a killed worker's partitions move after this long
 HEARTBEAT_MS = 3_000
@@ -59,6 +60,41 @@ class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka
         """Keeps nothing of an assignment."""
 
 
+class GroupConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is untyped
+    """A member of a group that tells how far it is behind (`oxygenrec_lag_records`)."""
+
+    def __init__(self, worker: str, **config: Any) -> None:
+        super().__init__(**config)
+        self._lags = Lags(worker, self._end_of)
+        self._fetched: dict[TopicPartition, int] = {}
+
+    async def getmany(
+        self, *partitions: TopicPartition, **options: Any
+    ) -> dict[TopicPartition, list[Any]]:
+        """Fetches as aiokafka does."""
+        fetched: dict[TopicPartition, list[Any]] = await super().getmany(*partitions, **options)
+        self._lags.keep_only({(place.topic, place.partition) for place in self.assignment()})
+        for place, messages in fetched.items():
+            self._lags.begin(place.topic, place.partition, messages[0].offset)
+            self._fetched[place] = messages[-1].offset + 1
+        return fetched
+
+    async def commit(self, offsets: dict[TopicPartition, int] | None = None) -> None:
+        """Commits as aiokafka does: `offsets`, or all that was fetched."""
+        fetched, self._fetched = self._fetched, {}
+        await super().commit(offsets)
+        for place, offset in (fetched if offsets is None else offsets).items():
+            self._lags.finish(place.topic, place.partition, offset)
+
+    def _end_of(self, topic: str, partition: int) -> int | None:
+        place = TopicPartition(topic, partition)
+        try:
+            end: int | None = self.highwater(place)
+        except AssertionError:  # not assigned any more: `getmany` will notice
+            return None
+        return end
+
+
 def group_consumer(
     kafka: KafkaConfig, group: str, worker: str, *, sole_writer: bool = False
 ) -> AIOKafkaConsumer:
@@ -66,7 +102,8 @@ def group_consumer(
 
     Partition p of all its topics is one member's: the range assignor and equal counts see to it.
     """
-    return AIOKafkaConsumer(
+    return GroupConsumer(
+        worker,
         bootstrap_servers=kafka.bootstrap,
         client_id=group,
         group_id=group,

@@ -16,6 +16,7 @@ from schemas.actions import ActionType, HighValueRecord, UserAction, Watermark
 from schemas.codec import encode
 from streams import metrics
 from streams.dead_letters import Source
+from streams.lag import Lags
 from streams.windows import PartitionWindows, WindowConfig
 
 WINDOWS = WindowConfig(window_ms=100, grace_ms=30, stagger=False)
@@ -79,6 +80,7 @@ class World:
             table=self.table,
             producer=self.producer,
             progress=self.progress,
+            lags=Lags("lane-test", lambda topic, partition: None),
             give_up=give_up,
         )
         return WindowLane(PartitionWindows(partition, WINDOWS), shared)
