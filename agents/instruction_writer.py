@@ -207,6 +207,8 @@ class InstructionWriter:
             metrics.ACTION_TO_INSTRUCTION_SECONDS.observe(delay_ms / 1_000)
         await asyncio.wrap_future(self._producer.send(topics.INSTRUCTIONS, stored, stored.user_id))
         metrics.INSTRUCTIONS.labels(result="stored").inc()
+        said = {"trigger": trigger.trigger_id, "instruction": stored.instruction_id}
+        logger.debug("instruction stored", extra=said)
 
     async def _erased_ms(self, user_id: str) -> int | None:
         return await _with_redis(lambda: self._store.erased_ms(user_id))

@@ -177,6 +177,8 @@ class PolicyTrainerWorker:
             return None
         for result, number in (self.trainer.counts - before).items():
             metrics.REWARD_GROUPS.labels(result=result).inc(number)
+            said = {"request": event.request_id, "result": result, "offset": offset}
+            logger.debug("group", extra=said)
         for mismatch in self.trainer.last_mismatches:
             metrics.LOGPROB_MISMATCH.observe(mismatch)
         if report is not None:

@@ -208,6 +208,7 @@ def _count(joined: list[Joined]) -> None:
         if one.event is None:
             continue
         metrics.REWARDS.inc()
+        logger.debug("reward joined", extra={"request": one.event.request_id})
         for outcome in one.event.outcomes:
             how = "inferred" if outcome.inferred else "direct"
             metrics.OUTCOMES.labels(action=outcome.action, join=how).inc()

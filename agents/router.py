@@ -238,12 +238,8 @@ class Router:
 
     def _end_of(self, topic: str, partition: int) -> int | None:
         """Returns the end as the last fetch told it; asks nobody."""
-        try:
-            _, end = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), cached=True
-            )
-        except (KafkaException, RuntimeError):  # RuntimeError: the consumer is closed
-            return None
+        place = TopicPartition(topic, partition)
+        _, end = self._consumer.get_watermark_offsets(place, cached=True)
         return end if end >= 0 else None
 
     def _look_for_ends(self) -> None:
@@ -312,4 +308,6 @@ def _count(batch: Batch, consumed: int) -> None:
     metrics.MISROUTED.inc(len(batch.misrouted))
     metrics.CONTRADICTING_HEADERS.inc(batch.contradictions)
     if batch.dead:
-        logger.warning("records refused", extra={"records": len(batch.dead)})
+        source, rejection = batch.dead[0]
+        said = {"records": len(batch.dead), "first": source, "reason": rejection.reason.value}
+        logger.warning("records refused", extra=said)

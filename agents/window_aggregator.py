@@ -163,10 +163,7 @@ class WindowAggregator:
             await self._lane(source.partition).take(source, entry)
 
     def _end_of(self, topic: str, partition: int) -> int | None:
-        try:
-            end: int | None = self._app.consumer.highwater(TP(topic, partition))
-        except AssertionError:  # not assigned any more
-            return None
+        end: int | None = self._app.consumer.highwater(TP(topic, partition))
         return end
 
     async def _give_up(self, error: BaseException) -> NoReturn:

@@ -87,11 +87,7 @@ class GroupConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is unty
             self._lags.finish(place.topic, place.partition, offset)
 
     def _end_of(self, topic: str, partition: int) -> int | None:
-        place = TopicPartition(topic, partition)
-        try:
-            end: int | None = self.highwater(place)
-        except AssertionError:  # not assigned any more: `getmany` will notice
-            return None
+        end: int | None = self.highwater(TopicPartition(topic, partition))
         return end
 
 

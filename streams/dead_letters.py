@@ -1,5 +1,6 @@
 """Sends what cannot be used to `dead-letters`: the original bytes, the reason, and the source."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from schemas.errors import InvalidRecord
 from streams import metrics
 from streams.cloud_events import Headers
 from streams.producer import Delivered, RecordProducer
+
+logger = logging.getLogger(__name__)
 
 # In base64, much more would pass the producer's limit of 1 MB, and poison would stall a partition.
 MAX_VALUE_BYTES = 524_288
@@ -61,9 +64,10 @@ def dead_letter(source: Source, rejection: Rejection, *, worker: str, now_ms: in
 
 
 def count_letter(source: Source, rejection: Rejection, *, worker: str) -> None:
-    """Counts one dead letter in the metrics."""
+    """Counts one dead letter in the metrics; the log says at DEBUG which."""
     labels = {"worker": worker, "topic": source.topic, "reason": rejection.reason.value}
     metrics.DEAD_LETTERS.labels(**labels).inc()
+    logger.debug("record refused", extra={"source": source, "rejection": rejection})
 
 
 class DeadLetters:

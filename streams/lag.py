@@ -18,7 +18,7 @@ class Lags:
     def __init__(self, worker: str, end_of: Callable[[str, int], int | None]) -> None:
         """`end_of(topic, partition)`: the end as last heard of, None before the first fetch.
 
-        It is called on the thread that answers a scrape.
+        It is called on the thread that answers a scrape, and may raise: the lag is then unknown.
         """
         self._worker = worker
         self._end_of = end_of
@@ -44,5 +44,9 @@ class Lags:
             metrics.LAG.remove(self._worker, topic, str(number))
 
     def _lag(self, topic: str, partition: int) -> float:
-        end, finished = self._end_of(topic, partition), self._finished.get((topic, partition))
+        try:
+            end = self._end_of(topic, partition)
+        except Exception:  # noqa: BLE001  a client that closes: the scrape has other metrics to tell
+            end = None
+        finished = self._finished.get((topic, partition))
         return math.nan if end is None or finished is None else max(0, end - finished)

@@ -4,6 +4,7 @@ A dry run judges in the same way and sends nothing.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -20,6 +21,8 @@ from schemas.errors import InvalidRecord
 from streams import metrics
 from streams.dead_letters import rejection_of
 from streams.producer import Delivered
+
+logger = logging.getLogger(__name__)
 
 YIELD_EVERY = 100  # decoding 1,000 actions takes 5-10 ms: a recommendation must not wait for it
 
@@ -92,6 +95,7 @@ class ActionIntake:
                 sent[index] = self._send(action)
         for index in await self._unacknowledged(sent):
             results[index] = replace(results[index], status=Status.UNACKNOWLEDGED)
+            logger.warning("action not acknowledged", extra={"event": results[index].event_id})
         if not dry_run:
             _count(results)
         return answer_of(results, dry_run=dry_run)

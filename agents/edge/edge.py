@@ -232,13 +232,13 @@ def _recommender(settings: Settings, parts: Parts) -> Recommender:
 def _emit(producer: RecordProducer, impression: Impression) -> None:
     """Sends an impression; the answer does not wait, a failure is counted and logged."""
     sent = producer.send(topics.IMPRESSIONS, impression, impression.user_id)
-    sent.add_done_callback(_count_failure)
+    sent.add_done_callback(lambda sent: _count_failure(sent, impression.request_id))
 
 
-def _count_failure(sent: Future[Delivered]) -> None:
+def _count_failure(sent: Future[Delivered], request_id: str) -> None:
     if (error := sent.exception()) is not None:
         metrics.IMPRESSIONS_FAILED.inc()
-        logger.warning("impression lost", extra={"cause": str(error)})
+        logger.warning("impression lost", extra={"request": request_id, "cause": str(error)})
 
 
 def _generator(settings: Settings) -> AbstractAsyncContextManager[PreparedGenerator]:

@@ -97,6 +97,7 @@ class Recommender:
         self._emit(slate.impression)
         seconds = self._monotonic() - start
         metrics.RECOMMENDATION_SECONDS.labels(scenario=question.scenario).observe(seconds)
+        _say(slate.impression, seconds)
         return slate
 
     async def _generated(self, question: Question, until: float) -> Slate:
@@ -206,6 +207,20 @@ class Recommender:
         metrics.DEGRADED.labels(cause=cause).inc()
         metrics.SLATES.labels(instruction="none").inc()
         return popular_slate(question, popular, cause)
+
+
+def _say(impression: Impression, seconds: float) -> None:
+    """Logs one slate: a degraded one at INFO, the others at DEBUG."""
+    level = logging.DEBUG if impression.degraded is None else logging.INFO
+    if logger.isEnabledFor(level):
+        said = {
+            "request": impression.request_id,
+            "scenario": impression.scenario,
+            "policy_version": impression.policy_version,
+            "degraded": impression.degraded,
+            "ms": round(seconds * 1_000, 1),
+        }
+        logger.log(level, "slate", extra=said)
 
 
 def _count(question: Question, instruction: InstructionInForce | None) -> None:

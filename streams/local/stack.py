@@ -20,15 +20,17 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from streams.local.errors import LocalServerError, StartCancelled, UnknownProcess
 from streams.local.kafka import LocalKafka
 from streams.local.mock_kafka import MockKafka
-from streams.local.ports import choose_port
+from streams.local.ports import LOOPBACK, choose_port
 from streams.local.process import LocalProcess, stop_all
 from streams.local.redis_server import LocalRedis
+from streams.local.scrape import remove_targets, write_targets
 from streams.local.servers import choose_triton, open_broker, open_triton
 from streams.local.spec import StackSpec
 from streams.local.state import (
@@ -165,6 +167,7 @@ class LocalStack:
         elif self.kafka:
             self.kafka.stop()
         remove_state(self.home)
+        remove_targets(self.home)
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -276,3 +279,7 @@ class LocalStack:
             processes=[*servers, *workers],
         )
         write_state(self.home, state)
+        targets = {name: f"{LOOPBACK}:{each.metrics_port}" for name, each in self.workers.items()}
+        if self.triton:
+            targets["triton"] = urlsplit(self.addresses.triton_metrics_url).netloc
+        write_targets(self.home, targets)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from streams.local.ports import free_port
 from streams.local.process import LocalProcess
 from streams.local.state import Addresses
 
@@ -46,7 +47,11 @@ class Worker:
         self.name = name
         self.restarts = 0
         self.url = spec.url.format(http_url=addresses.http_url)
-        environment = {"PYTHONUNBUFFERED": "1", **addresses.environment(home), **spec.env}
+        # The edge shows its metrics on its own address; the others each get a port for theirs.
+        self.metrics_port = free_port() if not spec.url else addresses.http_port
+        own = {} if spec.url else {"OXYGENREC_METRICS__PORT": str(self.metrics_port)}
+        given = {**addresses.environment(home), **own, **spec.env}
+        environment = {"PYTHONUNBUFFERED": "1", **given}
         self.process = LocalProcess(name, spec.argv, log=log, environment=environment)
         self.supervised = False  # once it was ready: a worker that cannot start is an error instead
         self._spec = spec

@@ -35,6 +35,7 @@ class Evidence:
     stock_changes: list[RecommendationAnswer] = field(default_factory=list)  # before, out, in
     items: int = 0
     steps: list[StepReport] = field(default_factory=list)
+    metrics: dict[str, str] = field(default_factory=dict)  # of each process, as Prometheus sees it
 
     @property
     def home(self) -> Path:

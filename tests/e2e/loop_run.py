@@ -26,6 +26,7 @@ from agents.settings import Settings
 from models.policy.step_log import StepLog
 from schemas import topics
 from schemas.actions import UserAction
+from streams.local.scrape import TARGETS_FILE
 from streams.local.stack import LocalStack
 from streams.producer import RecordProducer
 from streams.redis_client import worker_client
@@ -144,6 +145,7 @@ class _Live:
         evidence.logs = await read_logs(self._settings.kafka)
         evidence.steps = self._log.read()
         await self._read_redis()
+        await self._scrape()
 
     async def _shop(self, edge: EdgeClient) -> None:
         """Turns of all customers, one after another, at a steady rate."""
@@ -216,6 +218,15 @@ class _Live:
             if self._windows_are_closed() and self._rewards_are_joined():
                 return
             await asyncio.sleep(1.0)
+
+    async def _scrape(self) -> None:
+        """Asks every target of the stack's file, as a Prometheus would."""
+        groups = msgspec.json.decode((self._stack.home / TARGETS_FILE).read_bytes())
+        async with httpx.AsyncClient() as client:
+            for group in groups:
+                response = await client.get(f"http://{group['targets'][0]}/metrics")
+                response.raise_for_status()
+                self._evidence.metrics[group["labels"]["process"]] = response.text
 
     def _windows_are_closed(self) -> bool:
         triggered = {t.trigger_id for t in self._evidence.records(topics.INSTRUCTION_TRIGGERS)}

@@ -5,6 +5,7 @@ A client keeps asking while the aggregator and the trainer are killed and versio
 
 import pytest
 
+from agents.workers import WORKERS
 from models.policy.served_policies import recompute_objective
 from models.serving.policy_directory import read_manifest
 from schemas import topics
@@ -183,3 +184,16 @@ def test_learning_raised_the_objective_of_the_groups_it_learned_from(evidence: E
     assert sum(gains) > 0
     assert max(gains) > 0
     assert sum(gain > 0 for gain in gains) > len(gains) / 2
+
+
+def test_prometheus_finds_every_process_and_no_worker_is_behind(evidence: Evidence) -> None:
+    assert set(evidence.metrics) == {*WORKERS, "triton"}
+    assert all("\noxygenrec_" in text for text in evidence.metrics.values())
+    for worker in ("router", "window-aggregator", "instruction-writer", "catalog-indexer"):
+        told = [
+            line
+            for line in evidence.metrics[worker].splitlines()
+            if line.startswith('oxygenrec_lag_records{partition="0",topic=')
+        ]
+        assert told, f"{worker} does not tell its lag"
+        assert {float(line.split()[-1]) for line in told} <= {0.0, 1.0, 2.0}, told

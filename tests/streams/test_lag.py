@@ -34,6 +34,12 @@ def test_a_partition_that_moved_away_is_not_told_any_more() -> None:
     assert lag("lag-moved", 0) == 2
 
 
+def test_a_client_that_cannot_say_its_end_leaves_the_other_metrics_alone() -> None:
+    lags = Lags("lag-closed", lambda topic, partition: 1 // 0)
+    lags.begin("actions", 0, 1)
+    assert math.isnan(lag("lag-closed", 0) or 0)
+
+
 def test_before_the_first_fetch_the_lag_is_unknown_and_not_zero() -> None:
     lags = Lags("lag-unknown", lambda topic, partition: None)
     lags.begin("actions", 0, 1)

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -92,23 +92,23 @@ class Aggregator:
 
     def process(self, log: list[HighValueRecord], start: int = 0) -> None:
         windows = self.restore()
-        sent: deque[tuple[int, list[tuple[bytes, bytes | None]]]] = deque()
+        writes: list[Write] = []
+        ends: deque[int] = deque()
         try:
             while start < len(log):
                 end = min(start + next(self.batches), len(log))
                 for offset in range(start, end):
                     self.apply(windows, log[offset], offset)
-                sent.append((end, []))
-                self.keep(windows.take_effects(), sent[-1][1])
-                while len(sent) > self.unacknowledged:
-                    self.acknowledge(*sent.popleft())
+                self.keep(windows.take_effects(), writes, end)
+                ends.append(end)
+                if len(ends) > self.unacknowledged:
+                    self.committed = ends.popleft()
                 start = end
         except Crash:
-            for _, writes in sent:
-                self.write([write for write in writes if self.rng.random() < 0.5])
+            self.write(w for w in writes if w.certain(self.committed) or self.rng.random() < 0.5)
             raise
-        for end, writes in sent:
-            self.acknowledge(end, writes)
+        self.write(writes)
+        self.committed = start
 
     def apply(self, windows: PartitionWindows, record: HighValueRecord, offset: int) -> None:
         if isinstance(record, Watermark):
@@ -118,31 +118,24 @@ class Aggregator:
         else:
             self.outcomes.append((record.event_id, windows.observe(record, offset)))
 
-    def keep(self, effects: Effects, writes: list[tuple[bytes, bytes | None]]) -> None:
+    def keep(self, effects: Effects, writes: list["Write"], end: int) -> None:
         for trigger in effects.triggers:
             self.step()
             self.topic.append(trigger)
         if effects.marker is not None:
             self.step()
-            marker = (marker_key(PARTITION), msgspec.json.encode(effects.marker))
-            if effects.closed:
-                self.write([marker])
-            else:
-                writes.append(marker)
+            value = msgspec.json.encode(effects.marker)
+            writes.append(Write(end, marker_key(PARTITION), value, bool(effects.closed)))
         for key, row in effects.rows.items():
             self.step()
-            writes.append((key, None if row is None else msgspec.json.encode(row)))
+            writes.append(Write(end, key, None if row is None else msgspec.json.encode(row)))
 
-    def acknowledge(self, end: int, writes: list[tuple[bytes, bytes | None]]) -> None:
-        self.write(writes)
-        self.committed = end
-
-    def write(self, writes: list[tuple[bytes, bytes | None]]) -> None:
-        for key, value in writes:
-            if value is None:
-                self.table.pop(key, None)
+    def write(self, writes: Iterable["Write"]) -> None:
+        for one in writes:
+            if one.value is None:
+                self.table.pop(one.key, None)
             else:
-                self.table[key] = value
+                self.table[one.key] = one.value
 
     def step(self) -> None:
         self.steps += 1
@@ -165,6 +158,20 @@ class Aggregator:
 
     def late(self) -> tuple[str, ...]:
         return tuple(event for event, outcome in self.outcomes if outcome is Outcome.LATE)
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write to the table, of the batch that ends at `end`."""
+
+    end: int
+    key: bytes
+    value: bytes | None
+    awaited: bool = False
+
+    def certain(self, committed: int) -> bool:
+        """Whether Kafka had acknowledged it when all up to `committed` was."""
+        return self.awaited or self.end <= committed
 
 
 def sizes(seed: int) -> Iterator[int]:

@@ -1,10 +1,12 @@
 """The stack: supervision of workers, fall-backs that say so, and real servers together."""
 
+import json
 import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -60,6 +62,30 @@ def test_a_killed_worker_is_started_again_and_the_state_file_follows(tmp_path: P
     assert len(lines) == 1
     assert "router ended with exit code -9 and starts again in 0.5 s; its log is" in lines[0]
     assert start_mark(again.pid) is None
+
+
+def test_prometheus_finds_each_worker_in_one_file_while_the_stack_runs(tmp_path: Path) -> None:
+    port = (
+        "import os, time; print(os.environ['OXYGENREC_METRICS__PORT'], flush=True); time.sleep(60)"
+    )
+    speaking = WorkerSpec(argv=(sys.executable, "-c", port))
+    edge = WorkerSpec(argv=SLEEP.argv, url="{http_url}")
+    targets = tmp_path / "prometheus.json"
+    with LocalStack(spec(tmp_path, [])) as stack:
+        stack.start_workers({"router": speaking, "edge": edge})
+        log = tmp_path / "logs" / "router.log"
+        assert within(5, lambda: log.read_text().endswith("\n"))
+        found = {group["labels"]["process"]: group["targets"] for group in json_of(targets)}
+        assert found == {
+            "router": [f"127.0.0.1:{log.read_text().strip()}"],
+            "edge": [f"127.0.0.1:{stack.addresses.http_port}"],
+        }
+    assert not targets.exists()
+
+
+def json_of(path: Path) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = json.loads(path.read_text())
+    return groups
 
 
 def test_leaving_the_context_stops_all_and_removes_the_state_but_keeps_logs(
