@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import torch
 from aiokafka.errors import KafkaError
-from prometheus_client import Gauge
 
 from agents.artifact_folders import checkpoint_folder, generation_folder
 from agents.low_priority import lower_process
@@ -46,11 +45,6 @@ WORKER = "policy-trainer"
 RECONNECT_S = 1.0
 PROBES = 4  # requests of the last step that a published version must answer as the trainer does
 
-MISMATCH_MAX = Gauge(
-    "oxygenrec_policy_logprob_mismatch_max", "Largest |served - recomputed| log-prob of used groups"
-)
-OBJECTIVE = Gauge("oxygenrec_policy_objective", "Objective J of the last step's groups")
-KL = Gauge("oxygenrec_policy_kl", "Distance to the offline model on the last step's members")
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -190,9 +184,9 @@ class PolicyTrainerWorker:
         self._log.append(report)
         save_checkpoint(self._root, self.trainer.state(epoch=self._publisher.epoch))
         metrics.TRAINING_STEPS.inc()
-        MISMATCH_MAX.set(report.logprob_mismatch_max)
-        OBJECTIVE.set(report.objective)
-        KL.set(report.kl)
+        metrics.LOGPROB_MISMATCH_MAX.set(report.logprob_mismatch_max)
+        metrics.POLICY_OBJECTIVE.set(report.objective)
+        metrics.POLICY_KL.set(report.kl)
         logger.info(
             "step done",
             extra={"step": report.step, "objective": report.objective, "loss": report.loss},

@@ -159,6 +159,11 @@ LOGPROB_MISMATCH = Histogram(
     "Largest |served - recomputed| log-prob of a group",
     buckets=(1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.5),
 )
+LOGPROB_MISMATCH_MAX = Gauge(
+    "oxygenrec_policy_logprob_mismatch_max", "Largest |served - recomputed| log-prob of used groups"
+)
+POLICY_OBJECTIVE = Gauge("oxygenrec_policy_objective", "Objective J of the last step's groups")
+POLICY_KL = Gauge("oxygenrec_policy_kl", "Distance to the offline model on the last step's members")
 PUBLISHED_POLICY_VERSION = Gauge("oxygenrec_published_policy_version", "Newest published version")
 PUBLICATIONS = Counter("oxygenrec_publications_total", "Publications, by result", ["result"])
 

@@ -1,10 +1,15 @@
 """The metric table: names, units and the exposition endpoint."""
 
+import re
+from pathlib import Path
+
 import httpx
 from prometheus_client import REGISTRY
 
 from streams import metrics
+from streams.metrics_table import metrics_table
 
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
 UNITS = ("_seconds", "_total", "_bytes", "_ratio", "_records")
 COUNTS_AND_NUMBERS = {
     "oxygenrec_chat_in_flight",
@@ -12,6 +17,9 @@ COUNTS_AND_NUMBERS = {
     "oxygenrec_served_policy_version",
     "oxygenrec_published_policy_version",
     "oxygenrec_logprob_mismatch",
+    "oxygenrec_policy_logprob_mismatch_max",
+    "oxygenrec_policy_objective",
+    "oxygenrec_policy_kl",
 }
 
 
@@ -33,3 +41,11 @@ def test_the_endpoint_answers_with_what_was_counted() -> None:
     assert answer.status_code == 200
     assert 'oxygenrec_degraded_total{cause="test"} 1.0' in answer.text
     assert 'oxygenrec_degraded_total{cause="test"} 1.0' in metrics.exposition().decode()
+
+
+def test_the_document_tells_every_metric_and_asks_for_none_that_there_is_not() -> None:
+    table = metrics_table()
+    assert table in DOCUMENT, "docs/metrics.md: put in what `python -m streams.metrics_table` says"
+    known = set(re.findall(r"oxygenrec_\w+", table))
+    asked = {re.sub("_(bucket|sum|count)$", "", n) for n in re.findall(r"oxygenrec_\w+", DOCUMENT)}
+    assert asked <= known
