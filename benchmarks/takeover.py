@@ -11,7 +11,8 @@ runs, beside one Kafka node and one Redis.
 - same identity: the same, with `kafka.instance_id` (a static member);
 - taken over: two dynamic members, one killed for good.
 
-`--workers router,...` measures these alone. --quick: two repetitions.
+`--workers router,...` and `--cases restarted,...` measure these alone; `--keep DIR` keeps logs.
+--quick: two repetitions.
 """
 
 import os
@@ -130,13 +131,15 @@ def main() -> None:
     """Prints, for each worker and case, the median and the longest time."""
     parse = parser(__doc__)
     parse.add_argument("--workers", default=",".join(WORKERS), help="which, with commas between")
+    parse.add_argument("--cases", default=",".join(CASES), help="which, with commas between")
+    parse.add_argument("--keep", type=Path, metavar="DIR", help="where logs and data stay")
     given = parse.parse_args()
     repetitions = 2 if given.quick else REPETITIONS
     started = time.monotonic()
     rows = []
-    with TemporaryDirectory() as name, servers(Path(name)) as at:
+    with TemporaryDirectory() as name, servers(given.keep or Path(name)) as at:
         for worker in given.workers.split(","):
-            for case in CASES:
+            for case in given.cases.split(","):
                 found = _measure(at, worker, case, repetitions)
                 row = [worker, case, statistics.median(found), max(found)]
                 rows.append(

@@ -31,13 +31,29 @@ JVM_FLAGS = (
 
 
 def node_properties(
-    node: int, *, ports: Sequence[int], controller_ports: Sequence[int], data: Path
+    node: int,
+    *,
+    ports: Sequence[int],
+    controller_ports: Sequence[int],
+    data: Path,
+    advertised_ports: Sequence[int] = (),
+    replication_ports: Sequence[int] = (),
 ) -> dict[str, str]:
-    """Returns server.properties of node `node` (from 1) of a cluster with these ports."""
+    """Returns server.properties of node `node` (from 1) of a cluster with these ports.
+
+    With `advertised_ports` clients are sent there, and the nodes talk to each other on
+    `replication_ports`.
+    """
     nodes = len(ports)
     replication, in_sync = str(min(nodes, 3)), "2" if nodes >= 3 else "1"
     voters = ",".join(f"{i}@{LOOPBACK}:{port}" for i, port in enumerate(controller_ports, 1))
-    client = f"PLAINTEXT://{LOOPBACK}:{ports[node - 1]}"
+    client = advertised = f"PLAINTEXT://{LOOPBACK}:{ports[node - 1]}"
+    between_nodes = "PLAINTEXT"
+    if advertised_ports:
+        between_nodes = "REPLICATION"
+        replication_listener = f"{between_nodes}://{LOOPBACK}:{replication_ports[node - 1]}"
+        client = f"{client},{replication_listener}"
+        advertised = f"PLAINTEXT://{LOOPBACK}:{advertised_ports[node - 1]},{replication_listener}"
     internal = {
         f"{topic}.{key}": value
         for topic in ("transaction.state.log", "share.coordinator.state.topic")
@@ -53,10 +69,12 @@ def node_properties(
         "log.dirs": str(data),
         "controller.quorum.voters": voters,
         "listeners": f"{client},CONTROLLER://{LOOPBACK}:{controller_ports[node - 1]}",
-        "advertised.listeners": client,
+        "advertised.listeners": advertised,
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": ",".join(
+            f"{name}:PLAINTEXT" for name in ("CONTROLLER", "PLAINTEXT", "REPLICATION")
+        ),
+        "inter.broker.listener.name": between_nodes,
         # A misspelt topic must fail, not appear with default settings.
         "auto.create.topics.enable": "false",
         "num.partitions": "4",
@@ -89,23 +107,30 @@ class LocalKafka:
     check_crcs = True
     durable = True
 
-    def __init__(self, folder: Path, *, nodes: int = 1, port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int = 1,
+        port: int | None = None,
+        advertised_ports: Sequence[int] = (),
+    ) -> None:
         """Prepares a cluster; `port` fixes the port of a single node's listener.
 
-        Raises JavaMissing, KafkaJarsUnavailable, PortInUse.
+        `advertised_ports`, one a node: where clients are sent, and where something must listen that
+        leads on to `ports`. Raises JavaMissing, KafkaJarsUnavailable, PortInUse.
         """
         self.folder = folder.resolve()
         self.replication = min(nodes, 3)
         self._java = find_java()
         self._class_path = os.pathsep.join(map(str, kafka_jars(self._java)))
-        free = free_ports(2 * nodes)
-        ports, controller_ports = free[:nodes], free[nodes:]
+        free = free_ports(3 * nodes)
+        self.ports, controller_ports = free[:nodes], free[nodes : 2 * nodes]
         if nodes == 1:
-            ports = [choose_port(port, purpose="Kafka")]
-        self.bootstrap = ",".join(f"{LOOPBACK}:{p}" for p in ports)
-        self._ports = ports
+            self.ports = [choose_port(port, purpose="Kafka")]
+        self.bootstrap = ",".join(f"{LOOPBACK}:{p}" for p in advertised_ports or self.ports)
         self._archive = class_archive(self._java)
-        self._write_nodes(ports, controller_ports)
+        self._write_nodes(controller_ports, advertised_ports, free[2 * nodes :])
         self._nodes = {node: self._process(node) for node in range(1, nodes + 1)}
 
     @property
@@ -121,7 +146,7 @@ class LocalKafka:
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
         """Returns when all nodes have registered; raises ServerExited or ServerNotReady."""
-        for port, process in zip(self._ports, self._nodes.values(), strict=True):
+        for port, process in zip(self.ports, self._nodes.values(), strict=True):
             process.wait_ready(lambda port=port: listening(port), timeout_s=timeout_s)  # type: ignore[misc]
         admin = admin_client(self.bootstrap)
 
@@ -190,13 +215,23 @@ class LocalKafka:
     def _new_archive(self) -> Path:
         return self.folder / "1" / "classes.jsa"
 
-    def _write_nodes(self, ports: Sequence[int], controller_ports: Sequence[int]) -> None:
+    def _write_nodes(
+        self,
+        controller_ports: Sequence[int],
+        advertised_ports: Sequence[int],
+        replication_ports: Sequence[int],
+    ) -> None:
         cluster = _kafka_id()
-        for node in range(1, len(ports) + 1):
+        for node in range(1, len(self.ports) + 1):
             data = self.folder / str(node) / "data"
             data.mkdir(parents=True, exist_ok=True)
             properties = node_properties(
-                node, ports=ports, controller_ports=controller_ports, data=data
+                node,
+                ports=self.ports,
+                controller_ports=controller_ports,
+                data=data,
+                advertised_ports=advertised_ports,
+                replication_ports=replication_ports,
             )
             _write(self.folder / str(node) / "server.properties", properties)
             meta = data / "meta.properties"
@@ -209,7 +244,7 @@ class LocalKafka:
         home = self.folder / str(node)
         jvm = [str(self._java.program), *JVM_FLAGS, *self._archive_flags(node)]
         broker = ["-cp", self._class_path, "kafka.Kafka", str(home / "server.properties")]
-        name = "kafka" if len(self._ports) == 1 else f"kafka-{node}"
+        name = "kafka" if len(self.ports) == 1 else f"kafka-{node}"
         return LocalProcess(name, [*jvm, *broker], log=home / "kafka.log", folder=home)
 
     def _archive_flags(self, node: int) -> list[str]:

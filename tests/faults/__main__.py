@@ -17,7 +17,8 @@ from tests.faults.run import Result, run_scenario
 from tests.faults.scenarios import SCENARIOS
 
 COLUMNS = (
-    *("fault", "acked", "lost", "windows", "lost", "twice", "old", "rewards", "lost", "doubled"),
+    *("fault", "acked", "posted", "lost", "windows", "lost", "twice", "old"),
+    *("rewards", "lost", "doubled", "changed", "lost", "moved"),
     *("dead letters", "late", "repeats", "restarts", "seconds"),
 )
 
@@ -27,10 +28,11 @@ def row(result: Result) -> tuple[str, ...]:
     found = result.verdict
     seconds = "never" if result.recovered_s is None else f"{result.recovered_s:.1f}"
     cells = (
-        *(found.actions, len(found.lost_actions)),
+        *(found.actions, f"{result.posted}+{result.again}", len(found.lost_actions)),
         *(found.windows, len({*found.lost_windows, *found.wrong_windows})),
         *(len(found.closed_twice), len(found.old_instructions)),
         *(found.rewards, len(found.lost_rewards), len(found.doubled_rewards)),
+        *(found.changed, len(found.lost_changes), len(found.moved_sids)),
         f"{found.buried}/{found.poison}",
         *(found.late, found.repeats, result.restarts),
     )

@@ -2,9 +2,11 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
-from tests.faults.rig import ATTRIBUTION_MS, WINDOWS, Evidence, Rig
+from tests.faults.evidence import Evidence
+from tests.faults.rig import ATTRIBUTION_MS, WINDOWS, Rig
 from tests.faults.scenarios import Scenario
 from tests.faults.traffic import Traffic
 from tests.faults.verdict import Verdict, judge
@@ -25,6 +27,8 @@ class Result:
     verdict: Verdict
     recovered_s: float | None
     restarts: int
+    posted: int  # actions that the edge took with 202
+    again: int  # posts that were repeated until it did
 
     @property
     def passed(self) -> bool:
@@ -36,8 +40,12 @@ def run_scenario(rig: Rig, scenario: Scenario, seed: int) -> Result:
     """Runs it to its end and judges."""
     name = scenario.name.replace(" ", "-")
     restarts = rig.restarts
-    with rig.producer() as producer, ThreadPoolExecutor() as pool:
-        traffic = Traffic(producer, name, scenario.mix, seed)
+    with (
+        rig.producer() as producer,
+        closing(rig.edge_client()) as edge,
+        ThreadPoolExecutor() as pool,
+    ):
+        traffic = Traffic(producer, edge, name, scenario.mix, seed)
         sending = pool.submit(traffic.run, scenario.seconds)
         time.sleep(BEFORE_S)
         strike = scenario.strike(rig)
@@ -55,6 +63,8 @@ def run_scenario(rig: Rig, scenario: Scenario, seed: int) -> Result:
         verdict=verdict,
         recovered_s=recovered_s,
         restarts=rig.restarts - restarts,
+        posted=traffic.ledger.posted,
+        again=edge.again,
     )
 
 
@@ -80,10 +90,9 @@ def _recovery_s(rig: Rig, traffic: Traffic, struck: float) -> float | None:
 def _settled(rig: Rig, name: str, traffic: Traffic, most_late: float) -> Verdict:
     """Waits until nothing is missing any more, or too long; judges once more when it is quiet."""
     evidence, ledger = Evidence(rig), traffic.ledger
-    users = {action.user_id for action in ledger.actions.values()}
 
     def verdict() -> Verdict:
-        seen = evidence.of(name, users)
+        seen = evidence.of(name, ledger)
         return judge(ledger, seen, WINDOWS, ATTRIBUTION_MS, most_late=most_late)
 
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tests.agents.near_line import WorkerProcess
+from tests.faults.proxy import Proxy
 from tests.faults.rig import WORKERS, Rig
 from tests.faults.traffic import Mix
 
@@ -61,6 +62,21 @@ def stall_broker(rig: Rig) -> Iterator[None]:
         broker.signal(signal.SIGCONT)
 
 
+def hold_network(to: Callable[[Rig], Proxy]) -> Strike:
+    """For 20 s nothing gets through between the servers and everybody else, nor an error."""
+
+    def strike(rig: Rig) -> Iterator[None]:
+        network = to(rig)
+        network.hold()
+        try:
+            yield
+            time.sleep(STALL_S)
+        finally:
+            network.release()
+
+    return strike
+
+
 def empty_redis(rig: Rig) -> Iterator[None]:
     """Redis dies and comes back empty; two seconds later an operator restores it."""
     rig.redis.kill()
@@ -86,10 +102,29 @@ SKEW_MS = 10_000  # clocks of phones: within what the router takes from ahead (6
 
 SCENARIOS = (
     Scenario(name="none", strike=nothing),
-    *(Scenario(name=f"kill {worker}", strike=kill_worker(worker)) for worker in WORKERS),
+    *(
+        Scenario(name=f"kill {worker}", strike=kill_worker(worker))
+        for worker in WORKERS
+        if worker != "edge"
+    ),
+    Scenario(
+        name="kill edge",
+        strike=kill_worker("edge"),
+        mix=Mix(posted=0.5),
+        most_late=0.15,  # what waited longer than the grace (1 s) for the edge to be there again
+    ),
     Scenario(name="kill broker", strike=kill_broker, seconds=25),
     Scenario(name="empty redis", strike=empty_redis),
     Scenario(name="stall broker", strike=stall_broker, seconds=35, most_late=0.2),
+    Scenario(
+        name="stall network (Kafka)",
+        strike=hold_network(lambda rig: rig.to_kafka),
+        seconds=35,
+        most_late=0.6,  # all of 20 s may be appended behind a watermark of the clock
+    ),
+    Scenario(
+        name="stall network (Redis)", strike=hold_network(lambda rig: rig.to_redis), seconds=35
+    ),
     Scenario(name="rebalance storm", strike=rebalance_storm, seconds=50),
     Scenario(name="poison", strike=nothing, mix=Mix(poison=0.01)),
     Scenario(name="duplicates", strike=nothing, mix=Mix(duplicates=0.1)),

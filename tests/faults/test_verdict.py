@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agents.reward_join import join
 from schemas.actions import ActionType, HighValueRecord, UserAction, Watermark
+from schemas.catalog import SidAssignment
 from schemas.dead_letters import DeadLetter, Reason, Rejection
 from schemas.instructions import InstructionTrigger, trigger_id_of
 from streams.watermarks import FOREVER_MS
@@ -59,14 +60,29 @@ FIRST, SECOND = window(START_MS, B, A), window(START_MS + 2_000, C)
 REWARD = join(impression("r", "ann"), [did("click", "b", "r")], 9)
 
 
+def assigned(sid: int) -> SidAssignment:
+    return SidAssignment(
+        item_key=1,
+        item_id="umbrella",
+        sid=[sid],
+        generation=1,
+        embedding=b"",
+        in_stock=True,
+        scenarios=None,
+        published_ms=0,
+    )
+
+
 def clean() -> tuple[Ledger, Observed]:
-    """Two windows of one user, an impression that was clicked, one record of poison."""
+    """Two windows of one user, a clicked impression, one record of poison, an item, a profile."""
     ledger = Ledger(
         actions={action.event_id: action for action in (A, B, C, LATE)},
         impressions={"r": 1_000},
         clicks={"r": 1_500},
         poison={POISON},
         poison_sent={POISON},
+        items={"umbrella": 5},
+        profiles={"ann": 6},
     )
     seen = Observed(
         history={"ann": ["a", "b", "c", "late"]},
@@ -76,6 +92,9 @@ def clean() -> tuple[Ledger, Observed]:
         logged={"ann": SECOND.until_ms},
         rewards=[REWARD, REWARD],
         letters=[letter(POISON), letter(POISON)],
+        items={"umbrella": 5},
+        profiles={"ann": 7},  # a change without an acknowledgement may have come through
+        assignments=[assigned(3), assigned(3)],
     )
     return ledger, seen
 
@@ -107,6 +126,10 @@ def test_a_clean_run_passes_and_equal_repeats_are_counted() -> None:
         ("lost_rewards", {"rewards": []}),
         ("lost_rewards", {"rewards": [join(impression("r", "ann"), [], 9)]}),
         ("doubled_rewards", {"rewards": [REWARD, msgspec.structs.replace(REWARD, outcomes=[])]}),
+        ("lost_changes", {"items": {"umbrella": 4}}),
+        ("lost_changes", {"profiles": {}}),
+        ("lost_changes", {"assignments": []}),
+        ("moved_sids", {"assignments": [assigned(3), assigned(4)]}),
         ("lost_poison", {"letters": []}),
         ("innocent_letters", {"letters": [letter(POISON), letter(b"good")]}),
     ],

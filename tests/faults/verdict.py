@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from schemas.actions import HighValueRecord, UserAction, Watermark
+from schemas.catalog import SidAssignment
 from schemas.dead_letters import DeadLetter
 from schemas.instructions import InstructionTrigger
 from schemas.rewards import RewardEvent
@@ -26,7 +27,8 @@ class Observed:
 
     `history`: events in Redis by user. `high_value`: the logs of all partitions, watermarks
     included. `stored` and `logged`: by user, the `as_of_ms` of the instruction in Redis and of the
-    last one in `instructions`, which is what compaction keeps.
+    last one in `instructions`, which is what compaction keeps. `items` and `profiles`: the numbers
+    of the changes that Redis shows. `assignments`: what `semantic-ids` says of the items.
     """
 
     history: dict[str, list[str]] = field(default_factory=dict)
@@ -36,6 +38,9 @@ class Observed:
     logged: dict[str, int] = field(default_factory=dict)
     rewards: Sequence[RewardEvent] = ()
     letters: Sequence[DeadLetter] = ()
+    items: dict[str, int] = field(default_factory=dict)
+    profiles: dict[str, int] = field(default_factory=dict)
+    assignments: Sequence[SidAssignment] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,7 @@ class Verdict:
     windows: int
     late: int
     rewards: int
+    changed: int  # items and profiles
     poison: int
     buried: int
     unsure: int
@@ -57,6 +63,8 @@ class Verdict:
     old_instructions: list[str]
     lost_rewards: list[str]
     doubled_rewards: list[str]
+    lost_changes: list[str]
+    moved_sids: list[str]
     lost_poison: list[str]
     innocent_letters: list[str]
     late_actions: list[str]  # empty as long as they are no more than the fault explains
@@ -66,8 +74,8 @@ class Verdict:
         """The lists that are not empty, by name."""
         names = (
             *("lost_actions", "lost_windows", "wrong_windows", "closed_twice", "old_instructions"),
-            *("lost_rewards", "doubled_rewards", "lost_poison", "innocent_letters"),
-            "late_actions",
+            *("lost_rewards", "doubled_rewards", "lost_changes", "moved_sids"),
+            *("lost_poison", "innocent_letters", "late_actions"),
         )
         return {name: found for name in names if (found := getattr(self, name))}
 
@@ -99,6 +107,7 @@ def judge(
         windows=len(expected),
         late=len(late),
         rewards=len(ledger.impressions),
+        changed=len(ledger.items) + len(ledger.profiles),
         poison=len(ledger.poison),
         buried=len(ledger.poison & dead),
         unsure=ledger.unsure,
@@ -114,6 +123,8 @@ def judge(
         doubled_rewards=sorted(
             request for request, found in events.items() if any(e != found[0] for e in found)
         ),
+        lost_changes=_lost_changes(ledger, seen),
+        moved_sids=_moved_sids(seen.assignments),
         lost_poison=sorted(map(repr, ledger.poison - dead)),
         innocent_letters=sorted(map(repr, dead - ledger.poison_sent)),
         late_actions=sorted(late) if len(late) > most_late * len(ledger.actions) else [],
@@ -195,3 +206,26 @@ def _lost_rewards(
         if not found or (in_time and not credited):
             lost.append(request)
     return sorted(lost)
+
+
+def _lost_changes(ledger: Ledger, seen: Observed) -> list[str]:
+    """Names items and profiles that Redis shows as before their last change, or not at all.
+
+    An item without a semantic ID is lost too.
+    """
+    assigned = {assignment.item_id for assignment in seen.assignments}
+    items = [
+        item
+        for item, number in ledger.items.items()
+        if seen.items.get(item, 0) < number or item not in assigned
+    ]
+    profiles = [u for u, number in ledger.profiles.items() if seen.profiles.get(u, 0) < number]
+    return sorted([*items, *profiles])
+
+
+def _moved_sids(assignments: Sequence[SidAssignment]) -> list[str]:
+    """Names items that were given a second semantic ID: within a generation none ever moves."""
+    sids = defaultdict(set)
+    for assignment in assignments:
+        sids[assignment.item_id].add(tuple(assignment.sid))
+    return sorted(item for item, found in sids.items() if len(found) > 1)

@@ -29,6 +29,21 @@ def test_every_listener_is_on_loopback() -> None:
     assert properties["auto.create.topics.enable"] == "false"
 
 
+def test_clients_may_be_sent_elsewhere_while_nodes_reach_each_other_directly() -> None:
+    properties = node_properties(
+        1,
+        ports=[9092],
+        controller_ports=[9093],
+        data=Path("data"),
+        advertised_ports=[9192],
+        replication_ports=[9094],
+    )
+    between_nodes = f"REPLICATION://{LOOPBACK}:9094"
+    assert f"PLAINTEXT://{LOOPBACK}:9092,{between_nodes}," in properties["listeners"]
+    assert properties["advertised.listeners"] == f"PLAINTEXT://{LOOPBACK}:9192,{between_nodes}"
+    assert properties["inter.broker.listener.name"] == "REPLICATION"
+
+
 @pytest.mark.parametrize(
     ("nodes", "replication", "in_sync"), [(1, "1", "1"), (2, "2", "1"), (3, "3", "2")]
 )
