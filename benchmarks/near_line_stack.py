@@ -36,6 +36,7 @@ WORKERS = {
     "instruction-writer": (WRITERS, topics.INSTRUCTION_TRIGGERS),
 }
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 POLL_S = 0.2
 
 
@@ -179,3 +180,9 @@ def peak_rss_mib(pid: int) -> float:
     """Returns the largest resident memory that a process has had."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1_024
+
+
+def rss_mib(pid: int) -> float:
+    """Returns the resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * PAGE_BYTES / 2**20
