@@ -1,13 +1,13 @@
-"""What `near_line` measures: servers, a catalogue, and the three workers as processes."""
+"""What the near-line benchmarks run: servers, a catalogue, and workers as processes."""
 
 import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -36,6 +36,7 @@ WORKERS = {
     "instruction-writer": (WRITERS, topics.INSTRUCTION_TRIGGERS),
 }
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 POLL_S = 0.2
 
 
@@ -53,16 +54,23 @@ class Servers:
 @contextmanager
 def servers(folder: Path) -> Iterator[Servers]:
     """Starts Kafka and Redis, fits an encoder, and puts the items' rows where reasoning reads."""
-    with LocalKafka(folder / "kafka") as kafka, LocalRedis(folder / "redis") as redis_server:
-        kafka.ensure_topics(topic_table(PARTITIONS))
-        begin_epoch(RedisConfig(url=redis_server.url), now_ms=0)
-        items = catalogue(Random(0), 0)
+    items = catalogue(Random(0), 0)
+    with empty_servers(folder) as at:
         generation = folder / "generations" / "1"
         CharacterEncoder.fit([item_text(item) for item in items]).save(generation)
         (generation / "manifest.json").write_text("{}")
-        asyncio.run(_put(redis_server.url, items))
+        asyncio.run(_put(at.redis_url, items))
+        yield replace(at, items=items)
+
+
+@contextmanager
+def empty_servers(folder: Path) -> Iterator[Servers]:
+    """Starts Kafka with our topics and a Redis that may be written; nothing is sold."""
+    with LocalKafka(folder / "kafka") as kafka, LocalRedis(folder / "redis") as redis_server:
+        kafka.ensure_topics(topic_table(PARTITIONS))
+        begin_epoch(RedisConfig(url=redis_server.url), now_ms=0)
         pids = {"Kafka": kafka.processes[0].pid, "Redis": redis_server.process.pid}
-        yield Servers(kafka.bootstrap, redis_server.url, folder, pids, items)
+        yield Servers(kafka.bootstrap, redis_server.url, folder, pids, [])
 
 
 async def _put(url: str, items: list[ItemUpsert]) -> None:
@@ -85,9 +93,12 @@ async def _put(url: str, items: list[ItemUpsert]) -> None:
 
 @contextmanager
 def workers(
-    at: Servers, settings: Mapping[str, str], *, names: Sequence[str] = tuple(WORKERS)
+    at: Servers,
+    settings: Mapping[str, str],
+    names: Iterable[str] = WORKERS,
+    metrics_ports: Mapping[str, int] | None = None,
 ) -> Iterator[dict[str, int]]:
-    """Runs the workers; gives their process ids."""
+    """Runs workers, each with its metrics on its port if it has one; gives their process ids."""
     environment = {
         **os.environ,
         "OXYGENREC_KAFKA__BOOTSTRAP": at.bootstrap,
@@ -99,9 +110,14 @@ def workers(
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in names:
+            own = {"OXYGENREC_METRICS__PORT": str((metrics_ports or {}).get(name, 0))}
             with (at.folder / f"{name}.log").open("wb") as log:
-                command = [sys.executable, "-m", "agents.cli", "worker", name]
-                running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+                running[name] = subprocess.Popen(
+                    [sys.executable, "-m", "agents.cli", "worker", name],
+                    env={**environment, **own},
+                    stdout=log,
+                    stderr=log,
+                )
         yield {name: process.pid for name, process in running.items()}
     finally:
         for process in running.values():
@@ -141,13 +157,13 @@ class Progress:
         return [TopicPartition(WORKERS[worker][1], partition) for partition in range(PARTITIONS)]
 
 
-def until(done: Callable[[], bool], limit_s: float, what: str) -> float:
+def until(done: Callable[[], bool], limit_s: float, what: str, poll_s: float = POLL_S) -> float:
     """Returns when (monotonic seconds) `done` was true. Ends the benchmark after `limit_s`."""
     limit = time.monotonic() + limit_s
     while not done():
         if time.monotonic() > limit:
             raise SystemExit(f"not within {limit_s:g} s: {what}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return time.monotonic()
 
 
@@ -158,3 +174,15 @@ def cpu_s(pids: Mapping[str, int]) -> dict[str, float]:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         found[name] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
     return found
+
+
+def peak_rss_mib(pid: int) -> float:
+    """Returns the largest resident memory that a process has had."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1_024
+
+
+def rss_mib(pid: int) -> float:
+    """Returns the resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * PAGE_BYTES / 2**20

@@ -1,0 +1,1 @@
+"""Other streaming frameworks at our windowed job, each in a Python environment of its own."""
