@@ -93,7 +93,8 @@ def task_of(policy: LoadedPolicy, beams: int, seed: int) -> Task:
     request = request_of(index, beams, seed)
     batch = collate([request], index, policy.manifest.scenarios)
     excluded_BE = excluded_keys([request])
-    alive_P = index.masks(batch.scenario_B, excluded_BE).alive[-1][0]
+    leaves_1P = torch.arange(len(index.sids)).unsqueeze(0)
+    alive_P = index.masks(batch.scenario_B, excluded_BE).alive(index.depth - 1, leaves_1P)[0]
     return Task(
         policy=policy,
         batch=batch,

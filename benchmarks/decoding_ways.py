@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from models.decoding.item_index import Masks
 from models.decoding.legal import ScoreSemantics, sid_logprobs
+from models.decoding.masks import Masks
 from models.generator.batch import Batch
 from models.generator.decoder import Decoding
 from models.serving.policy_directory import LoadedPolicy

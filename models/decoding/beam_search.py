@@ -11,7 +11,6 @@ width 1.
 Legend: B requests, W beams, K children of a beam (padded), P nodes of a level, L levels, D width.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -25,6 +24,7 @@ from models.decoding.legal import (
     child_logprobs,
     root_logprobs,
 )
+from models.decoding.masks import Masks
 
 
 class BeamStates(Protocol):
@@ -99,13 +99,13 @@ def beam_search(
     states: BeamStates,
     head: CodeHead,
     index: ItemIndex,
-    alive: Sequence[torch.Tensor],
+    masks: Masks,
     beams: int,
     semantics: ScoreSemantics = ScoreSemantics.LEGAL,
 ) -> SearchResult:
-    """Returns the best `beams` SIDs of every request; `alive` is `index.masks(...).alive`."""
+    """Returns the best `beams` SIDs of every request; `masks` are `index.masks(...)`."""
     logprobs_BP = root_logprobs(states.first_BD, head, index, semantics)
-    scores_BX = logprobs_BP.where(alive[0], -torch.inf)
+    scores_BX = logprobs_BP.where(masks.alive_roots(), -torch.inf)
     chosen_BW = best_places(scores_BX, torch.arange(scores_BX.shape[1]), beams)
     kept = Beams.first(logprobs_BP, chosen_BW)
     for level in range(1, index.depth):
@@ -114,7 +114,7 @@ def beam_search(
         # Scores carry the masks: -inf once, -inf for ever. Log-probs are the structure's, unmasked.
         scores_BW1 = scores_BX.gather(1, chosen_BW).unsqueeze(2)
         totals_BX = (children.logprobs_XK + scores_BW1).flatten(1)
-        scores_BX = totals_BX.where(alive[level].gather(1, below_BX), -torch.inf)
+        scores_BX = totals_BX.where(masks.alive(level, below_BX), -torch.inf)
         chosen_BW = best_places(scores_BX, below_BX, beams)
         kept = kept.follow(children, chosen_BW)
     scores_BW = scores_BX.gather(1, chosen_BW)

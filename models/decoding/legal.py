@@ -51,10 +51,12 @@ def root_logprobs(
 ) -> torch.Tensor:
     """Returns the log-probs of every first code in the index, [..., P], in node order."""
     logits_XV = F.linear(states_XD, head.weight_LVD[0], head.bias_LV[0])
-    codes_P = index.levels[0].codes.long()
+    codes_P = index.levels[0].codes
+    if len(codes_P) == logits_XV.shape[-1]:  # each code begins some SID: both are the same
+        return logits_XV.log_softmax(dim=-1)
     if semantics is ScoreSemantics.RAW:
-        return logits_XV.log_softmax(dim=-1)[..., codes_P]
-    return logits_XV[..., codes_P].log_softmax(dim=-1)
+        return logits_XV.log_softmax(dim=-1)[..., codes_P.long()]
+    return logits_XV[..., codes_P.long()].log_softmax(dim=-1)
 
 
 def child_logprobs(

@@ -58,8 +58,8 @@ def search(case: Case) -> tuple[ItemIndex, SearchResult]:
     for prefix, place in states.prefixes.items():
         weight[len(prefix), :, place] = torch.tensor(case.logits[prefix])
     head = CodeHead(weight, torch.zeros(index.depth, CODES))
-    alive = index.masks(torch.tensor([0]), torch.zeros(1, 0, dtype=torch.int64)).alive
-    return index, beam_search(states, head, index, alive, case.beams, case.semantics)
+    masks = index.masks(torch.tensor([0]), torch.zeros(1, 0, dtype=torch.int64))
+    return index, beam_search(states, head, index, masks, case.beams, case.semantics)
 
 
 def live_sids(case: Case) -> set[Sid]:

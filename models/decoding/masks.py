@@ -1,0 +1,120 @@
+"""What each request of a batch may be given, without a walk over the catalogue or a copy of it.
+
+The counts of eligible items below each node belong to the index. A request adds only the nodes that
+its own exclusions take the last item from: at most L an excluded item.
+
+B requests, E excluded items of one, P nodes of a level, K scenarios, N items, X any number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.decoding.levels import Level
+
+END = torch.iinfo(torch.int64).max  # closes a sorted list, so that each look-up finds a place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masks:
+    """True until the index changes. Places are numbers b * P + node, or b * N + row.
+
+    `counts` int32 [K, P] a level, `in_stock_N`, `scenarios_KN`: the index's own. `emptied`: a
+    sorted list of places a level, None where it is empty; `excluded`: likewise of rows.
+    """
+
+    scenario_B: torch.Tensor
+    counts: Sequence[torch.Tensor]
+    in_stock_N: torch.Tensor
+    scenarios_KN: torch.Tensor
+    emptied: Sequence[torch.Tensor | None]
+    excluded: torch.Tensor | None
+
+    def alive_roots(self) -> torch.Tensor:
+        """Returns whether an eligible item stands below each first code, bool [B, P]."""
+        alive_BP = self.counts[0][self.scenario_B] > 0
+        if (emptied := self.emptied[0]) is not None:
+            alive_BP.view(-1)[emptied[:-1]] = False
+        return alive_BP
+
+    def alive(self, level: int, nodes_BX: torch.Tensor) -> torch.Tensor:
+        """Returns whether an eligible item stands below (or at) nodes of `level`, bool [B, X]."""
+        alive_BX = _of_scenario(self.counts[level], self.scenario_B, nodes_BX) > 0
+        return _without(self.emptied[level], alive_BX, nodes_BX, self.counts[level].shape[1])
+
+    def eligible(self, rows_BX: torch.Tensor) -> torch.Tensor:
+        """Returns whether each request may be given the items of these rows, bool [B, X]."""
+        shown_BX = _of_scenario(self.scenarios_KN, self.scenario_B, rows_BX)
+        offered_BX = shown_BX & self.in_stock_N[rows_BX]
+        return _without(self.excluded, offered_BX, rows_BX, len(self.in_stock_N))
+
+
+def masks_of(
+    *,
+    levels: Sequence[Level],
+    counts: Sequence[torch.Tensor],
+    in_stock_N: torch.Tensor,
+    scenarios_KN: torch.Tensor,
+    leaf_N: npt.NDArray[np.int32],
+    scenario_B: torch.Tensor,
+    excluded_BE: npt.NDArray[np.int64],
+) -> Masks:
+    """Returns the masks; `excluded_BE` are rows, of which those below 0 and repeated ones change
+    nothing.
+    """
+    excluded_BE.sort(axis=1)  # unknown ones first, repeated ones beside each other
+    fresh_BE = excluded_BE >= 0
+    fresh_BE[:, 1:] &= excluded_BE[:, 1:] != excluded_BE[:, :-1]
+    number_X, column_X = fresh_BE.nonzero()
+    rows_X = excluded_BE[number_X, column_X]
+    excluded = number_X * len(leaf_N) + rows_X
+    scenario_X = scenario_B.numpy()[number_X]
+    takes_X = in_stock_N.numpy()[rows_X] & scenarios_KN.numpy()[scenario_X, rows_X]
+    number_X, nodes_X = number_X[takes_X], leaf_N[rows_X[takes_X]]
+    emptied: list[torch.Tensor | None] = [None] * len(levels)
+    for level in reversed(range(len(levels))):
+        if not len(nodes_X):
+            break
+        if level < len(levels) - 1:
+            nodes_X = levels[level].parents(nodes_X)
+        size = counts[level].shape[1]
+        places, taken = np.unique(number_X * size + nodes_X, return_counts=True)
+        number, node = np.divmod(places, size)
+        there = counts[level].numpy()[scenario_B.numpy()[number], node]
+        emptied[level] = _closed(places[there <= taken])
+    return Masks(
+        scenario_B=scenario_B,
+        counts=counts,
+        in_stock_N=in_stock_N,
+        scenarios_KN=scenarios_KN,
+        emptied=emptied,
+        excluded=_closed(excluded),
+    )
+
+
+def _closed(places: npt.NDArray[np.int64]) -> torch.Tensor | None:
+    return torch.from_numpy(np.append(places, END)) if len(places) else None
+
+
+def _of_scenario(
+    values_KP: torch.Tensor, scenario_B: torch.Tensor, places_BX: torch.Tensor
+) -> torch.Tensor:
+    if len(values_KP) == 1 or len(scenario_B) == 1:
+        scenario = 0 if len(values_KP) == 1 else int(scenario_B)
+        return values_KP[scenario].index_select(0, places_BX.flatten()).view(places_BX.shape)
+    return values_KP[scenario_B.unsqueeze(1), places_BX]
+
+
+def _without(
+    sorted_places: torch.Tensor | None, takes_BX: torch.Tensor, own_BX: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Returns `takes_BX`, False where a request's own place is in the sorted list."""
+    if sorted_places is None:
+        return takes_BX
+    if len(own_BX) > 1:
+        own_BX = own_BX + torch.arange(len(own_BX)).unsqueeze(1) * size
+    found_BX = sorted_places[torch.searchsorted(sorted_places, own_BX)]
+    return takes_BX & (found_BX != own_BX)
