@@ -94,7 +94,7 @@ def task_of(policy: LoadedPolicy, beams: int, seed: int) -> Task:
     batch = collate([request], index, policy.manifest.scenarios)
     excluded_BE = excluded_keys([request])
     leaves_1P = torch.arange(len(index.sids)).unsqueeze(0)
-    alive_P = index.masks(batch.scenario_B, excluded_BE).alive(index.depth - 1, leaves_1P)[0]
+    alive_P = ~index.masks(batch.scenario_B, excluded_BE).empty(index.depth - 1, leaves_1P)[0]
     return Task(
         policy=policy,
         batch=batch,

@@ -87,9 +87,10 @@ def _logits(
     """Returns the logits of each state's own codes: the legal rows alone where V is large."""
     if len(weight_VD) <= DENSE_UP_TO * codes_XK.shape[-1]:
         return F.linear(states_XD, weight_VD, bias_V).gather(-1, codes_XK)
-    weight_XKD = weight_VD.index_select(0, codes_XK.flatten()).view(*codes_XK.shape, -1)
+    flat_X = codes_XK.flatten()
+    weight_XKD = weight_VD.index_select(0, flat_X).view(*codes_XK.shape, -1)
     logits_XK1: torch.Tensor = weight_XKD @ states_XD.unsqueeze(-1)
-    return logits_XK1.squeeze(-1) + bias_V[codes_XK]
+    return logits_XK1.squeeze(-1) + bias_V.index_select(0, flat_X).view(codes_XK.shape)
 
 
 def sid_logprobs(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.decoding.levels import Level
+from models.decoding.levels import Level, Places
 
 END = torch.iinfo(torch.int64).max  # closes a sorted list, so that each look-up finds a place
 
@@ -33,23 +33,36 @@ class Masks:
     emptied: Sequence[torch.Tensor | None]
     excluded: torch.Tensor | None
 
-    def alive_roots(self) -> torch.Tensor:
-        """Returns whether an eligible item stands below each first code, bool [B, P]."""
-        alive_BP = self.counts[0][self.scenario_B] > 0
+    def empty_roots(self) -> torch.Tensor:
+        """Returns whether no eligible item stands below each first code, bool [B, P]."""
+        empty_BP = self.counts[0][self.scenario_B] == 0
         if (emptied := self.emptied[0]) is not None:
-            alive_BP.view(-1)[emptied[:-1]] = False
-        return alive_BP
+            empty_BP.view(-1)[emptied[:-1]] = True
+        return empty_BP
 
-    def alive(self, level: int, nodes_BX: torch.Tensor) -> torch.Tensor:
-        """Returns whether an eligible item stands below (or at) nodes of `level`, bool [B, X]."""
-        alive_BX = _of_scenario(self.counts[level], self.scenario_B, nodes_BX) > 0
-        return _without(self.emptied[level], alive_BX, nodes_BX, self.counts[level].shape[1])
+    def empty(self, level: int, nodes_BX: torch.Tensor) -> torch.Tensor:
+        """Returns whether no eligible item stands below nodes of `level`, bool [B, X]."""
+        counts_KP = self.counts[level]
+        empty_BX = _of_scenario(counts_KP, self.scenario_B, nodes_BX) == 0
+        if (emptied := self.emptied[level]) is not None:
+            empty_BX |= _listed(emptied, nodes_BX, counts_KP.shape[1])
+        return empty_BX
+
+    def close_roots(self, logprobs_BP: torch.Tensor) -> torch.Tensor:
+        """Returns the scores of all first codes, -inf for those that may not be taken."""
+        return logprobs_BP.masked_fill(self.empty_roots(), -torch.inf)
+
+    def close(self, level: int, scores_BX: torch.Tensor, nodes_BX: torch.Tensor) -> torch.Tensor:
+        """Makes the scores of the nodes that may not be taken -inf, in place, and returns them."""
+        return scores_BX.masked_fill_(self.empty(level, nodes_BX), -torch.inf)
 
     def eligible(self, rows_BX: torch.Tensor) -> torch.Tensor:
         """Returns whether each request may be given the items of these rows, bool [B, X]."""
         shown_BX = _of_scenario(self.scenarios_KN, self.scenario_B, rows_BX)
         offered_BX = shown_BX & self.in_stock_N[rows_BX]
-        return _without(self.excluded, offered_BX, rows_BX, len(self.in_stock_N))
+        if self.excluded is not None:
+            offered_BX &= ~_listed(self.excluded, rows_BX, len(self.in_stock_N))
+        return offered_BX
 
 
 def masks_of(
@@ -60,7 +73,7 @@ def masks_of(
     scenarios_KN: torch.Tensor,
     leaf_N: npt.NDArray[np.int32],
     scenario_B: torch.Tensor,
-    excluded_BE: npt.NDArray[np.int64],
+    excluded_BE: Places,
 ) -> Masks:
     """Returns the masks; `excluded_BE` are rows, of which those below 0 and repeated ones change
     nothing.
@@ -70,21 +83,20 @@ def masks_of(
     fresh_BE[:, 1:] &= excluded_BE[:, 1:] != excluded_BE[:, :-1]
     number_X, column_X = fresh_BE.nonzero()
     rows_X = excluded_BE[number_X, column_X]
-    excluded = number_X * len(leaf_N) + rows_X
     scenario_X = scenario_B.numpy()[number_X]
+    excluded = number_X * len(leaf_N) + rows_X
     takes_X = in_stock_N.numpy()[rows_X] & scenarios_KN.numpy()[scenario_X, rows_X]
-    number_X, nodes_X = number_X[takes_X], leaf_N[rows_X[takes_X]]
+    number_X, scenario_X = number_X[takes_X], scenario_X[takes_X]
+    nodes_X = leaf_N[rows_X[takes_X]]
     emptied: list[torch.Tensor | None] = [None] * len(levels)
     for level in reversed(range(len(levels))):
-        if not len(nodes_X):
-            break
         if level < len(levels) - 1:
             nodes_X = levels[level].parents(nodes_X)
-        size = counts[level].shape[1]
-        places, taken = np.unique(number_X * size + nodes_X, return_counts=True)
-        number, node = np.divmod(places, size)
-        there = counts[level].numpy()[scenario_B.numpy()[number], node]
-        emptied[level] = _closed(places[there <= taken])
+        there_X = counts[level].numpy()[scenario_X, nodes_X]
+        places_X = number_X * counts[level].shape[1] + nodes_X
+        emptied[level] = _closed(_all_taken(places_X, there_X))
+        if emptied[level] is None:
+            break  # nor is a node above one that keeps an item
     return Masks(
         scenario_B=scenario_B,
         counts=counts,
@@ -95,7 +107,15 @@ def masks_of(
     )
 
 
-def _closed(places: npt.NDArray[np.int64]) -> torch.Tensor | None:
+def _all_taken(places_X: Places, there_X: npt.NDArray[np.int32]) -> Places:
+    """Returns the places, sorted, that stand in the list as often as they hold items."""
+    if there_X.min(initial=len(there_X) + 1) > len(there_X):
+        return places_X[:0]  # the whole list would not empty the smallest
+    places_X, first_X, taken_X = np.unique(places_X, return_index=True, return_counts=True)
+    return places_X[there_X[first_X] <= taken_X]
+
+
+def _closed(places: Places) -> torch.Tensor | None:
     return torch.from_numpy(np.append(places, END)) if len(places) else None
 
 
@@ -108,13 +128,8 @@ def _of_scenario(
     return values_KP[scenario_B.unsqueeze(1), places_BX]
 
 
-def _without(
-    sorted_places: torch.Tensor | None, takes_BX: torch.Tensor, own_BX: torch.Tensor, size: int
-) -> torch.Tensor:
-    """Returns `takes_BX`, False where a request's own place is in the sorted list."""
-    if sorted_places is None:
-        return takes_BX
+def _listed(sorted_places: torch.Tensor, own_BX: torch.Tensor, size: int) -> torch.Tensor:
+    """Returns whether a request's own places are in the sorted list, bool [B, X]."""
     if len(own_BX) > 1:
         own_BX = own_BX + torch.arange(len(own_BX)).unsqueeze(1) * size
-    found_BX = sorted_places[torch.searchsorted(sorted_places, own_BX)]
-    return takes_BX & (found_BX != own_BX)
+    return sorted_places[torch.searchsorted(sorted_places, own_BX)] == own_BX

@@ -38,8 +38,8 @@ def alive_of(index: ItemIndex, masks: Masks) -> list[list[list[bool]]]:
     """Returns whether each node of each level is alive for each request."""
     batch = len(masks.scenario_B)
     every = [torch.arange(len(level.codes)).expand(batch, -1) for level in index.levels]
-    found = [masks.alive(number, nodes_BP).tolist() for number, nodes_BP in enumerate(every)]
-    assert masks.alive_roots().tolist() == found[0]
+    found = [(~masks.empty(number, nodes)).tolist() for number, nodes in enumerate(every)]
+    assert (~masks.empty_roots()).tolist() == found[0]
     return found
 
 
