@@ -3,7 +3,8 @@
 The counts of eligible items below each node belong to the index. A request adds only the nodes that
 its own exclusions take the last item from: at most L an excluded item.
 
-B requests, E excluded items of one, P nodes of a level, K scenarios, N items, X any number.
+B requests, E excluded items of one, P nodes of a level, K scenarios, N items, D distinct
+places, X any number.
 """
 
 from collections.abc import Sequence
@@ -113,8 +114,9 @@ def _all_taken(places_X: Places, there_X: npt.NDArray[np.int32]) -> Places:
     places_X, there_X = places_X[order_X], there_X[order_X]
     if not (places_X[1:] == places_X[:-1]).any():  # the usual case, at a third of the time
         return places_X[there_X == 1]
-    places_X, first_X, taken_X = np.unique(places_X, return_index=True, return_counts=True)
-    return places_X[there_X[first_X] <= taken_X]
+    distinct_D, first_D, taken_D = np.unique(places_X, return_index=True, return_counts=True)
+    emptied: Places = distinct_D[there_X[first_D] <= taken_D]
+    return emptied
 
 
 def _closed(places: Places) -> torch.Tensor | None:
