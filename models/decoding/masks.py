@@ -113,10 +113,10 @@ def _all_taken(places_X: Places, there_X: npt.NDArray[np.int32]) -> Places:
     order_X = places_X.argsort()
     places_X, there_X = places_X[order_X], there_X[order_X]
     if not (places_X[1:] == places_X[:-1]).any():  # the usual case, at a third of the time
-        return places_X[there_X == 1]
+        emptied: Places = places_X[there_X == 1]
+        return emptied
     distinct_D, first_D, taken_D = np.unique(places_X, return_index=True, return_counts=True)
-    emptied: Places = distinct_D[there_X[first_D] <= taken_D]
-    return emptied
+    return distinct_D[there_X[first_D] <= taken_D]
 
 
 def _closed(places: Places) -> torch.Tensor | None:
