@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.decoding_ways import Sid, Task, Trie, Way, children_of, trie_of
+from benchmarks.decoding_ways import Sid, Task, Trie, Way, children_of, kept_of, trie_of
 
 FIRST_TOKEN = 2
 
@@ -71,26 +71,24 @@ class TransformersWay:
         return run
 
     def kept_by_width(self) -> list[Sid]:
-        """Returns what the width leaves over when every live SID is scored by this model, as
-        `decoding_ways.kept_by_width` does for ours.
+        """Returns what the width leaves over under this model, as `decoding_ways.kept_by_width`
+        does for ours.
         """
-        tokens = torch.tensor([self._tokens(sid) for sid in self._live])
-        start = torch.zeros(len(tokens), 1, dtype=torch.int64)
-        logits = self._model(
-            input_ids=self._input_ids.expand(len(tokens), -1),
-            decoder_input_ids=torch.cat([start, tokens[:, :-1]], dim=1),
-        ).logits
-        logprobs = logits.log_softmax(dim=2).gather(2, tokens.unsqueeze(2)).squeeze(2)
-        totals = logprobs.double().cumsum(dim=1).tolist()
-        kept: list[Sid] = [()]
-        for length in range(1, self._levels + 1):
-            scores = {
-                sid[:length]: row[length - 1]
-                for sid, row in zip(self._live, totals, strict=True)
-                if sid[: length - 1] in set(kept)
-            }
-            kept = sorted(scores, key=lambda prefix: (-scores[prefix], prefix))[: self._beams]
-        return kept
+
+        def score(prefixes: list[Sid]) -> list[list[float]]:
+            level = len(prefixes[0])
+            start = torch.zeros(len(prefixes), 1, dtype=torch.int64)
+            tokens = torch.tensor([self._tokens(prefix) for prefix in prefixes], dtype=torch.int64)
+            logits = self._model(
+                input_ids=self._input_ids.expand(len(prefixes), -1),
+                decoder_input_ids=torch.cat([start, tokens.view(len(prefixes), level)], dim=1),
+            ).logits[:, -1]
+            first = FIRST_TOKEN + level * self._codes
+            logprobs = logits.double().log_softmax(dim=1)[:, first : first + self._codes]
+            rows: list[list[float]] = logprobs.tolist()
+            return rows
+
+        return kept_of(trie_of(self._live), self._beams, self._levels, score)
 
     def _allowed(self, _batch: int, tokens: torch.Tensor) -> list[int]:
         return children_of(self._trie, tokens[1:].tolist())

@@ -7,14 +7,14 @@ context and the vectors of the items, so a difference is the search's alone.
 Legend: W beams, V codes, L levels, P prefixes, S live SIDs.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch.nn import functional as F
 
-from models.decoding.item_index import Masks
 from models.decoding.legal import ScoreSemantics, sid_logprobs
+from models.decoding.masks import Masks
 from models.generator.batch import Batch
 from models.generator.decoder import Decoding
 from models.serving.policy_directory import LoadedPolicy
@@ -44,16 +44,36 @@ class Task:
         return self.policy.index.masks(self.batch.scenario_B, self.excluded_BE)
 
 
+class Unmasked(Masks):
+    """Takes the place of masks and leaves every score as it is."""
+
+    def close_roots(self, logprobs_BP: torch.Tensor) -> torch.Tensor:
+        """Returns `logprobs_BP`."""
+        return logprobs_BP
+
+    def close(self, level: int, scores_BX: torch.Tensor, nodes_BX: torch.Tensor) -> torch.Tensor:
+        """Returns `scores_BX`."""
+        return scores_BX
+
+
 def ours(task: Task, semantics: ScoreSemantics) -> Way:
     """The search that serves."""
+    return _searched(task, semantics, task.masks)
 
+
+def without_masks(task: Task) -> Way:
+    """The search that serves without any mask operation: what is out of stock is found as well."""
+    nobody = task.policy.index.masks(task.batch.scenario_B, task.excluded_BE[:, :0])
+    unmasked = Unmasked(**{field.name: getattr(nobody, field.name) for field in fields(nobody)})
+    return _searched(task, ScoreSemantics.LEGAL, lambda: unmasked)
+
+
+def _searched(task: Task, semantics: ScoreSemantics, masks: Callable[[], Masks]) -> Way:
     index = task.policy.index
     sids_SL = index.sids
 
     def run() -> list[Sid]:
-        found = task.policy.generator.search(
-            task.begin(), index, task.masks(), task.beams, semantics
-        )
+        found = task.policy.generator.search(task.begin(), index, masks(), task.beams, semantics)
         leaves_W = found.leaves_BW[0][found.live_BW[0]]
         return [tuple(sid) for sid in sids_SL[leaves_W].tolist()]
 
@@ -120,18 +140,52 @@ def forced_scores(task: Task, sids_1SL: torch.Tensor, semantics: ScoreSemantics)
 
 
 def kept_by_width(task: Task, semantics: ScoreSemantics) -> list[Sid]:
-    """Returns what `beams` prefixes a level leave over when every live SID is scored: the reference
-    of every beam search here. Python, one SID at a time.
+    """Returns what `beams` prefixes a level leave over: the reference of every beam search here.
+
+    Dictionaries of all SIDs and of the live ones, a softmax written out in float64, a sort.
     """
-    rows = forced_scores(task, torch.tensor([task.live]), semantics).double().tolist()
-    scored: Mapping[Sid, list[float]] = dict(zip(task.live, rows, strict=True))
-    kept: set[Sid] = {()}
-    ranked: list[Sid] = []
-    for length in range(1, len(task.live[0]) + 1):
-        totals = {s[:length]: sum(p[:length]) for s, p in scored.items() if s[: length - 1] in kept}
-        ranked = sorted(totals, key=lambda prefix: (-totals[prefix], prefix))[: task.beams]
-        kept = set(ranked)
-    return ranked
+    generator, index = task.policy.generator, task.policy.index
+    structure = trie_of([tuple(sid) for sid in index.sids.tolist()])
+
+    def score(prefixes: list[Sid]) -> list[list[float]]:
+        level = len(prefixes[0])
+        states_WD = task.begin().states_of(torch.tensor([[one_of(p) for p in prefixes]]))[
+            0, :, level
+        ]
+        weight_VD, bias_V = generator.head_weight_LVD[level], generator.head_bias_LV[level]
+        logits_WV = F.linear(states_WD, weight_VD, bias_V).double()
+        if semantics is ScoreSemantics.LEGAL:
+            legal_WV = torch.zeros_like(logits_WV, dtype=torch.bool)
+            for row, prefix in zip(legal_WV, prefixes, strict=True):
+                row[children_of(structure, list(prefix))] = True
+            logits_WV = logits_WV.where(legal_WV, -torch.inf)
+        rows: list[list[float]] = logits_WV.log_softmax(dim=1).tolist()
+        return rows
+
+    def one_of(prefix: Sid) -> Sid:
+        while len(prefix) < index.depth:
+            prefix = (*prefix, children_of(structure, list(prefix))[0])
+        return prefix
+
+    return kept_of(trie_of(task.live), task.beams, index.depth, score)
+
+
+def kept_of(
+    live: Trie, beams: int, levels: int, score: Callable[[list[Sid]], list[list[float]]]
+) -> list[Sid]:
+    """Returns the best `beams` SIDs of the trie by falling score, equal ones by SID, when `beams`
+    prefixes of each length are kept; `score` gives the log-probs of all codes behind prefixes.
+    """
+    kept: dict[Sid, float] = {(): 0.0}
+    for _ in range(levels):
+        totals = {
+            (*prefix, code): total + row[code]
+            for (prefix, total), row in zip(kept.items(), score(list(kept)), strict=True)
+            for code in children_of(live, list(prefix))
+        }
+        best = sorted(totals, key=lambda prefix: (-totals[prefix], prefix))[:beams]
+        kept = {prefix: totals[prefix] for prefix in best}
+    return list(kept)
 
 
 def trie_of(sids: list[Sid]) -> Trie:

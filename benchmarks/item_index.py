@@ -2,8 +2,8 @@
 
 Random SIDs (V 8192, 3 levels: nearly each item is a leaf of its own, the worst case for a structure
 by prefix) and clustered ones (each prefix of two codes continues about five times). One scenario,
-no content vectors, one thread. A new item is a larger index beside the one in use. --quick: 200,000
-items, not 10 millions.
+no content vectors, one thread. New items make a larger index beside the one in use.
+--quick: 200,000 items, not 10 millions.
 """
 
 import time
@@ -73,28 +73,34 @@ def _measure(codes: npt.NDArray[np.int16]) -> dict[str, Any]:
     excluded = torch.from_numpy(rng.choice(items, (1, EXCLUDED), replace=False))
     one = torch.zeros(1, dtype=torch.int64)
     there = cycle([torch.zeros(TOGGLES, dtype=torch.bool), torch.ones(TOGGLES, dtype=torch.bool)])
-    leaves = len(index.levels[-1].codes)
+    leaf = index.levels[-1]
+    leaves = len(leaf.codes)
+    young = _grow(index, 1)
     structure = sum(level.codes.nbytes for level in index.levels)
     structure += sum(level.first_child.nbytes for level in index.levels[:-1])
-    masks = index.paths_NJ.nbytes + index.counts_KT.nbytes
+    beside = index.leaf_N.nbytes + sum(counts.nbytes for counts in index.counts)
     return {
         "SIDs": leaves,
         "structure, bytes a SID": structure / leaves,
-        "paths and counts, bytes a SID": masks / leaves,
+        "leaves of items and counts, bytes a SID": beside / leaves,
+        "items in SID order, bytes an item": 1.0 * leaf.labels.nbytes / items,
         "build, s": build_s,
-        "one new item, ms": _ms(lambda: _grow(index), repeats=1),
+        "first new item, ms": _ms(lambda: _grow(index, 1), repeats=1),
+        "one new item, ms": _ms(lambda: _grow(young, 1)),
+        "1,000 new items, ms": _ms(lambda: _grow(young, 1_000)),
         "1,000 stock changes, ms": _ms(lambda: index.set_eligible(keys, next(there))),
         "masks of a request with 100 exclusions, ms": _ms(lambda: index.masks(one, excluded)),
     }
 
 
-def _grow(index: ItemIndex) -> ItemIndex:
+def _grow(index: ItemIndex, count: int) -> ItemIndex:
+    rng = np.random.default_rng(count)
     return index.grown(
-        keys=torch.tensor([len(index.keys_N)]),
-        codes=torch.zeros(1, index.depth, dtype=torch.int16),
-        content=torch.zeros(1, 0, dtype=torch.float16),
-        in_stock=torch.ones(1, dtype=torch.bool),
-        scenarios=torch.ones(1, 1, dtype=torch.bool),
+        keys=len(index.keys_N) + torch.arange(count),
+        codes=torch.from_numpy(rng.integers(0, CODES, (count, index.depth), dtype=np.int16)),
+        content=torch.zeros(count, 0, dtype=torch.float16),
+        in_stock=torch.ones(count, dtype=torch.bool),
+        scenarios=torch.ones(1, count, dtype=torch.bool),
     )
 
 

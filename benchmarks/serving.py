@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from agents.demo.summary import percentile
-from benchmarks.decoding_world import SCENARIOS, Catalogue, policy_of, request_of
+from benchmarks.decoding_world import SCENARIOS, Setting, policy_of, request_of
 from benchmarks.report import finish, parser, show
 from models.serving.policy_directory import LoadedPolicy, load_version, write_version
 from models.serving.triton_config import write_config
@@ -28,7 +28,7 @@ from streams.connections import TritonConfig
 from streams.local.triton import LocalTriton
 from streams.triton_client import TritonGenerator
 
-CATALOGUE = Catalogue(items=12_000, codes=256, clusters=300)
+CATALOGUE = Setting(items=12_000, codes=256, clusters=300)
 BEAMS = 50
 UNDER_WAY = (1, 2, 4, 8, 16, 32)
 SECONDS, QUICK_SECONDS = 12.0, 3.0

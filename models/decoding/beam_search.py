@@ -11,7 +11,6 @@ width 1.
 Legend: B requests, W beams, K children of a beam (padded), P nodes of a level, L levels, D width.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -25,6 +24,7 @@ from models.decoding.legal import (
     child_logprobs,
     root_logprobs,
 )
+from models.decoding.masks import Masks
 
 
 class BeamStates(Protocol):
@@ -99,13 +99,13 @@ def beam_search(
     states: BeamStates,
     head: CodeHead,
     index: ItemIndex,
-    alive: Sequence[torch.Tensor],
+    masks: Masks,
     beams: int,
     semantics: ScoreSemantics = ScoreSemantics.LEGAL,
 ) -> SearchResult:
-    """Returns the best `beams` SIDs of every request; `alive` is `index.masks(...).alive`."""
+    """Returns the best `beams` SIDs of every request; `masks` are `index.masks(...)`."""
     logprobs_BP = root_logprobs(states.first_BD, head, index, semantics)
-    scores_BX = logprobs_BP.where(alive[0], -torch.inf)
+    scores_BX = masks.close_roots(logprobs_BP)
     chosen_BW = best_places(scores_BX, torch.arange(scores_BX.shape[1]), beams)
     kept = Beams.first(logprobs_BP, chosen_BW)
     for level in range(1, index.depth):
@@ -114,7 +114,7 @@ def beam_search(
         # Scores carry the masks: -inf once, -inf for ever. Log-probs are the structure's, unmasked.
         scores_BW1 = scores_BX.gather(1, chosen_BW).unsqueeze(2)
         totals_BX = (children.logprobs_XK + scores_BW1).flatten(1)
-        scores_BX = totals_BX.where(alive[level].gather(1, below_BX), -torch.inf)
+        scores_BX = masks.close(level, totals_BX, below_BX)
         chosen_BW = best_places(scores_BX, below_BX, beams)
         kept = kept.follow(children, chosen_BW)
     scores_BW = scores_BX.gather(1, chosen_BW)
@@ -127,9 +127,9 @@ def best_places(scores_BX: torch.Tensor, ids_BX: torch.Tensor, count: int) -> to
     """Returns the places of the `count` largest float32 scores of each row, falling; of equal ones
     the smaller id (int64, 0 to 2^31 - 1) stands first. No score may be above 0.
 
-    One `topk` over whole numbers that order as (-score, id): the bits of a float that is not
+    One `topk` over whole numbers that order as (|score|, id): the bits of a float that is not
     negative rise with it. (`topk` on the scores leaves open which of equal ones it takes.)
     """
-    bits_BX = (0.0 - scores_BX).view(torch.int32)  # never -0.0, which is equal to 0.0
+    bits_BX = scores_BX.abs().view(torch.int32)  # never -0.0, which is equal to 0.0
     keys_BX = bits_BX.long().mul_(1 << 32).add_(ids_BX)
     return keys_BX.topk(min(count, keys_BX.shape[1]), dim=1, largest=False).indices

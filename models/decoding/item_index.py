@@ -1,34 +1,38 @@
 """The item index: which codes may follow which, level by level, and which items a semantic ID
 holds.
 
-Level-wise CSR with implicit children (ALGORITHMS 5): the distinct SIDs stand sorted; each level
-keeps one code per distinct prefix (int16) and where its children begin in the next level (int32),
-so that a node's id is its position and no next-state column is needed. The last level's children
-are items. The structure never changes within one index: stock, scenarios and requests only say
-which nodes are alive, by the number of eligible items below each. A change of stock is added to
-those counts in place, a request takes its exclusions off a copy: O(L) an item, never a walk over
-the catalogue. Further items make a new index (`grown`).
+Level-wise CSR with implicit children (ALGORITHMS 5, `models.decoding.levels`); the last level's
+children are items. Beside the structure stands, for each scenario, how many eligible items are at
+or below each node. A change of stock is added to those counts in place: O(L) an item. A request's
+exclusions are a list beside them (`models.decoding.masks`). Further items make a new index
+(`grown`), into which they are put between the old ones; this one stays. An item's row never moves.
 
 N items, P_l distinct prefixes of length l + 1, L levels, C content dimensions, B requests, K
-scenarios or (padded) children, E excluded items, T = P_0 + .. + P_L-1 + N: every node, then every
-item.
+scenarios, E excluded items, X any number.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.decoding.growing_rows import GrowingRows
+from models.decoding.levels import (
+    Children,
+    Insertion,
+    Level,
+    Places,
+    build_levels,
+    grown_levels,
+    insertions,
+)
+from models.decoding.masks import Masks, masks_of
 from schemas.errors import OxygenRecError
 
 UNKNOWN = -1
-# Padded children of every node are looked up, not made, while they stay small (17 MiB a level): a
-# step's ten calls become three. Above it 8 bytes a SID matter more than 30 us.
-TABLE_ENTRIES = 1 << 20
 
 
 class ItemIndexInvalid(OxygenRecError):
@@ -53,79 +57,25 @@ class UnknownSemanticId(OxygenRecError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """`codes` int16 [P_l]; the children of node i are [first_child[i], first_child[i + 1]), int32
-    [P_l + 1].
-
-    `labels` are what stands below, in order: the next level's codes, int16, or the items' rows
-    behind the last level. `steps_K` = 0, 1, .. up to the largest degree: known once a version, so
-    that no request asks for it. `table`: the children of all nodes, if they are few.
-    """
-
-    codes: torch.Tensor
-    first_child: torch.Tensor
-    labels: torch.Tensor
-    steps_K: torch.Tensor
-    table: "Children | None" = None
-
-    def children(self, parents: torch.Tensor) -> "Children":
-        """Returns the children of nodes [...] of this level."""
-        if self.table is not None:
-            return Children(*(column_PK[parents] for column_PK in self.table))
-        edges_X2 = self.first_child.unfold(0, 2, 1)[parents].long()
-        nodes_XK = edges_X2[..., :1] + self.steps_K
-        end_X1 = edges_X2[..., 1:]
-        padding_XK = nodes_XK >= end_X1
-        nodes_XK = torch.minimum(nodes_XK, end_X1 - 1)
-        return Children(nodes_XK, self.labels[nodes_XK].long(), padding_XK)
-
-    def with_table(self) -> Self:
-        """Returns the level with the table of its children, where that is small enough."""
-        if len(self.codes) * len(self.steps_K) > TABLE_ENTRIES:
-            return self
-        return replace(self, table=self.children(torch.arange(len(self.codes))))
-
-
-class Children(NamedTuple):
-    """Children of some nodes, padded to the level's largest degree, all [..., K]: places in the
-    next level, int64, and what stands there (codes, or rows of items, int64); which are padding: it
-    repeats the last child.
-    """
-
-    nodes_XK: torch.Tensor
-    labels_XK: torch.Tensor
-    padding_XK: torch.Tensor
-
-
-class Masks(NamedTuple):
-    """What a batch of requests may be given: `alive` bool [B, P_l] a level (an eligible item stands
-    below the node), `eligible_BN` bool by row.
-    """
-
-    alive: tuple[torch.Tensor, ...]
-    eligible_BN: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemIndex:
-    """The catalogue at one offset of `semantic-ids`. Rows follow the sorted item keys; only stock
-    and scenarios change (`set_eligible`).
+    """The catalogue at one offset of `semantic-ids`; only stock and scenarios change
+    (`set_eligible`). Rows: those of `build` by key, behind them the further ones as they came.
 
-    `keys_N` int64, `codes_NL` int16, `content_NC` fp16, `in_stock_N` bool, `scenarios_KN` bool (a
-    row a scenario). `leaf_rows_N` int64 holds the rows in SID order: the items of a leaf are a
-    slice of it. `paths_NJ` int32 are an item's J = L + 1 places on the axis T: its nodes, itself.
-    `counts_KT` int32: eligible items at or below each place.
+    `in_stock_N` bool, `scenarios_KN` bool (a row a scenario). `leaf_N` int32: the SID of each row,
+    as its node of the last level. `counts` int32 [K, P_l] a level: eligible items below each node.
+    `young_keys`, sorted, stand at rows `young_rows`; the rows before them are sorted by key.
     """
 
-    keys_N: torch.Tensor
-    codes_NL: torch.Tensor
-    content_NC: torch.Tensor
+    keys: GrowingRows
+    codes: GrowingRows
+    content: GrowingRows
     in_stock_N: torch.Tensor
     scenarios_KN: torch.Tensor
     levels: tuple[Level, ...]
-    leaf_rows_N: torch.Tensor
-    paths_NJ: torch.Tensor
-    counts_KT: torch.Tensor
+    leaf_N: npt.NDArray[np.int32]
+    counts: tuple[torch.Tensor, ...]
+    young_keys: Places
+    young_rows: Places
 
     @classmethod
     def build(
@@ -148,24 +98,39 @@ class ItemIndex:
         shown = torch.ones(1, count, dtype=torch.bool) if scenarios is None else scenarios
         _check_shapes(keys, codes, content, stock, shown)
         keys_N, order_N = keys.long().sort(stable=True)
-        if count > 1 and bool((keys_N[1:] == keys_N[:-1]).any()):
-            twice = int(keys_N[1:][keys_N[1:] == keys_N[:-1]][0])
-            raise ItemIndexInvalid(field="keys", found=f"{twice} twice", wanted="distinct keys")
+        _check_distinct(keys_N)
         codes_NL = codes[order_N].to(torch.int16)
-        levels, leaf_rows_N = _build_levels(codes_NL)
+        levels = build_levels(codes_NL)
+        leaf_N = _leaves(levels[-1])
         stock_N, shown_KN = stock[order_N], shown[:, order_N]
-        paths_NJ = _paths(levels, leaf_rows_N)
+        none = np.zeros(0, dtype=np.int64)
         return cls(
-            keys_N=keys_N,
-            codes_NL=codes_NL,
-            content_NC=content[order_N].to(torch.float16),
+            keys=GrowingRows.of(keys_N),
+            codes=GrowingRows.of(codes_NL),
+            content=GrowingRows.of(content[order_N].to(torch.float16)),
             in_stock_N=stock_N,
             scenarios_KN=shown_KN,
             levels=levels,
-            leaf_rows_N=leaf_rows_N,
-            paths_NJ=paths_NJ,
-            counts_KT=_counts(paths_NJ, shown_KN & stock_N),
+            leaf_N=leaf_N,
+            counts=_counts(levels, leaf_N, shown_KN & stock_N),
+            young_keys=none,
+            young_rows=none,
         )
+
+    @property
+    def keys_N(self) -> torch.Tensor:
+        """Item keys by row, int64 [N]."""
+        return self.keys.rows_N
+
+    @property
+    def codes_NL(self) -> torch.Tensor:
+        """Codes by row, int16 [N, L]."""
+        return self.codes.rows_N
+
+    @property
+    def content_NC(self) -> torch.Tensor:
+        """Text embeddings by row, fp16 [N, C]."""
+        return self.content.rows_N
 
     @property
     def depth(self) -> int:
@@ -173,15 +138,10 @@ class ItemIndex:
         return len(self.levels)
 
     @property
-    def sizes(self) -> list[int]:
-        """P_0, .., P_L-1, N: the parts of the axis T."""
-        return [*(len(level.codes) for level in self.levels), len(self.keys_N)]
-
-    @property
     def sids(self) -> torch.Tensor:
         """The distinct SIDs in order, int16 [P_L-1, L]: position = leaf id."""
-        first = self.levels[-1].first_child[:-1].long()
-        return self.codes_NL[self.leaf_rows_N[first]]
+        leaf = self.levels[-1]
+        return self.codes_NL[leaf.labels[leaf.first_child[:-1].long()].long()]
 
     def rows_of(self, keys: torch.Tensor) -> torch.Tensor:
         """Returns the row of each item key, int64 of the same shape; `UNKNOWN` (-1) where there is
@@ -189,12 +149,13 @@ class ItemIndex:
         """
         return torch.from_numpy(self._rows(keys.numpy()))
 
-    def _rows(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _rows(self, keys: Places) -> Places:
         """`rows_of` on the host, where a call costs a fifth of a tensor's."""
-        known = self.keys_N.numpy()
-        place = np.minimum(known.searchsorted(keys), len(known) - 1)
-        place[known[place] != keys] = UNKNOWN
-        return place
+        rows = _found(self.keys_N.numpy()[: len(self.keys_N) - len(self.young_keys)], keys)
+        if len(self.young_keys):
+            young = _found(self.young_keys, keys)
+            rows = np.where(young == UNKNOWN, rows, self.young_rows[young])
+        return rows
 
     def sid_of(self, item_key: int) -> tuple[int, ...] | None:
         """Returns the item's SID, or None for an item this index does not hold."""
@@ -221,13 +182,8 @@ class ItemIndex:
         if scenarios is not None:
             shown_KN[:, changed_C] = scenarios.numpy()[:, place_C]
         after_KC = shown_KN[:, changed_C] & stock_N[changed_C]
-        paths_CJ = self.paths_NJ.numpy()[changed_C]
-        for counts_T, before_C, after_C in zip(
-            self.counts_KT.numpy(), before_KC, after_KC, strict=True
-        ):
-            moved_C = before_C != after_C
-            step_X1 = np.where(after_C[moved_C], 1, -1)[:, None]
-            np.add.at(counts_T, paths_CJ[moved_C], step_X1.astype(counts_T.dtype))
+        steps_KC = after_KC.astype(np.int32) - before_KC.astype(np.int32)
+        _add(self.levels, self.counts, self.leaf_N[changed_C], steps_KC)
 
     def grown(
         self,
@@ -240,121 +196,143 @@ class ItemIndex:
     ) -> Self:
         """Returns the index with further items (arrays as `build` takes them); this one stays.
 
-        Structure is only ever added to: an item that leaves the catalogue is out of stock. Raises
-        `ItemIndexInvalid`.
+        Their rows follow this index's rows, in the order given. Structure is only ever added to: an
+        item that leaves the catalogue is out of stock. Raises `ItemIndexInvalid`.
         """
-        return self.build(
-            keys=torch.cat([self.keys_N, keys.long()]),
-            codes=torch.cat([self.codes_NL, codes.to(torch.int16)]),
-            content=torch.cat([self.content_NC, content.to(torch.float16)]),
-            in_stock=torch.cat([self.in_stock_N, in_stock]),
-            scenarios=torch.cat([self.scenarios_KN, scenarios], dim=1),
+        _check_shapes(keys, codes, content, in_stock, scenarios)
+        own_X = keys.long().numpy()
+        if len(known := own_X[self._rows(own_X) != UNKNOWN]):
+            raise ItemIndexInvalid(field="keys", found=f"{known[0]} again", wanted="further items")
+        rows_X = np.arange(len(self.keys_N), len(self.keys_N) + len(own_X))
+        codes_XL = codes.to(torch.int16)
+        order_X = np.lexsort([own_X, *codes_XL.numpy().T[::-1]])
+        sorted_XL = codes_XL.numpy()[order_X]
+        inserted = insertions(self.levels, sorted_XL, own_X[order_X], self.keys_N.numpy())
+        levels = grown_levels(self.levels, inserted, sorted_XL, rows_X[order_X])
+        leaves_X = np.empty(len(own_X), dtype=np.int32)
+        leaves_X[order_X] = inserted[-2].nodes_X
+        moved_P = inserted[-2].moved(len(self.levels[-1].codes))
+        counts = _grown_counts(self.counts, inserted)
+        _add(levels, counts, leaves_X, (scenarios & in_stock).int().numpy())
+        young_keys = np.concatenate([self.young_keys, own_X])
+        order_Y = young_keys.argsort()
+        _check_distinct(torch.from_numpy(young_keys[order_Y]))
+        return type(self)(
+            keys=self.keys.appended(keys.long()),
+            codes=self.codes.appended(codes_XL),
+            content=self.content.appended(content.to(torch.float16)),
+            in_stock_N=torch.cat([self.in_stock_N, in_stock]),
+            scenarios_KN=torch.cat([self.scenarios_KN, scenarios], dim=1),
+            levels=levels,
+            leaf_N=np.concatenate([moved_P[self.leaf_N], leaves_X]),
+            counts=counts,
+            young_keys=young_keys[order_Y],
+            young_rows=np.concatenate([self.young_rows, rows_X])[order_Y],
         )
 
     def masks(self, scenario_B: torch.Tensor, excluded_BE: torch.Tensor) -> Masks:
         """Returns what each request may be given: in stock, of its scenario, not excluded.
 
         `excluded_BE` holds item keys; keys this index does not hold (padding -1 among them) and
-        repeated ones change nothing.
+        repeated ones change nothing. Valid until the index changes.
         """
-        counts_BT = self.counts_KT.numpy()[scenario_B.numpy()]
-        rows_BE = self._rows(excluded_BE.numpy())
-        rows_BE.sort(axis=1)  # unknown ones first, repeated ones beside each other
-        fresh_BE = rows_BE != UNKNOWN
-        fresh_BE[:, 1:] &= rows_BE[:, 1:] != rows_BE[:, :-1]
-        number, column = fresh_BE.nonzero()
-        places_XJ = self.paths_NJ.numpy()[rows_BE[number, column]]
-        offered_X = counts_BT[number, places_XJ[:, -1]]  # 1 or 0: the items' own places
-        np.subtract.at(counts_BT, (number[:, None], places_XJ), offered_X[:, None])
-        *alive, eligible_BN = torch.from_numpy(counts_BT > 0).split(self.sizes, dim=1)
-        return Masks(tuple(alive), eligible_BN)
+        return masks_of(
+            levels=self.levels,
+            counts=self.counts,
+            in_stock_N=self.in_stock_N,
+            scenarios_KN=self.scenarios_KN,
+            leaf_N=self.leaf_N,
+            scenario_B=scenario_B,
+            excluded_BE=self._rows(excluded_BE.numpy()),
+        )
 
     def nodes_of(self, sids_XL: torch.Tensor) -> torch.Tensor:
         """Returns the node of every prefix of the SIDs [..., L], int64 of the same shape.
 
         Raises `UnknownSemanticId`, naming the first SID that no item has.
         """
-        flat_XL = sids_XL.reshape(-1, self.depth).long()
-        table = self.sids.long()
-        width = 1 + max(int(table.max()), int(flat_XL.max()) if len(flat_XL) else 0)
-        leaf_X = torch.searchsorted(_numbers(table, width), _numbers(flat_XL, width))
-        leaf_X = leaf_X.clamp(max=len(table) - 1)
-        wrong_X = (table[leaf_X] != flat_XL).any(dim=1)
-        if bool(wrong_X.any()):
-            raise UnknownSemanticId(sid=flat_XL[wrong_X][0].tolist())
-        nodes = [leaf_X]
-        for level in reversed(self.levels[:-1]):
-            nodes.append(torch.searchsorted(level.first_child.long(), nodes[-1], right=True) - 1)
-        return torch.stack(nodes[::-1], dim=1).reshape(sids_XL.shape)
+        codes_XL = sids_XL.long()
+        first_P = self.levels[0].codes.long()
+        wanted_X = codes_XL[..., 0].contiguous()
+        nodes_X = torch.searchsorted(first_P, wanted_X).clamp(max=len(first_P) - 1)
+        known_X = first_P[nodes_X] == wanted_X
+        nodes = [nodes_X]
+        for level in range(1, self.depth):
+            children = self.children(level, nodes[-1])
+            is_it_XK = (children.labels_XK == codes_XL[..., level, None]) & ~children.padding_XK
+            known_X &= is_it_XK.any(dim=-1)
+            place_X1 = is_it_XK.int().argmax(dim=-1, keepdim=True)
+            nodes.append(children.nodes_XK.gather(-1, place_X1).squeeze(-1))
+        if not bool(known_X.all()):
+            raise UnknownSemanticId(sid=codes_XL[~known_X][0].tolist())
+        return torch.stack(nodes, dim=-1)
 
     def children(self, level: int, parents: torch.Tensor) -> Children:
         """Returns the children of nodes of `level` - 1: nodes of `level`."""
         return self.levels[level - 1].children(parents)
 
     def leaf_items(self, leaves: torch.Tensor) -> Children:
-        """Returns the items of the leaves: places in `leaf_rows_N`, in the order of SID and key."""
+        """Returns the items of the leaves: places in the order of SID and key, and rows."""
         return self.levels[-1].children(leaves)
 
 
-def _numbers(sids: torch.Tensor, width: int) -> torch.Tensor:
-    """Returns one sortable number an SID: its codes as digits. 4 levels of 32,767 codes fit into 63
-    bits.
-    """
-    numbers = torch.zeros(len(sids), dtype=torch.int64)
-    for level in range(sids.shape[1]):
-        numbers = numbers * width + sids[:, level]
-    return numbers
+def _found(sorted_keys: Places, keys: Places) -> Places:
+    """Returns the place of each key, or `UNKNOWN`."""
+    place = np.minimum(sorted_keys.searchsorted(keys), len(sorted_keys) - 1)
+    place[sorted_keys[place] != keys] = UNKNOWN
+    return place
 
 
-def _build_levels(codes_NL: torch.Tensor) -> tuple[tuple[Level, ...], torch.Tensor]:
-    order_N = torch.arange(len(codes_NL))
-    for level in reversed(range(codes_NL.shape[1])):  # least significant first, each pass stable
-        order_N = order_N[codes_NL[order_N, level].sort(stable=True).indices]
-    ordered_NL = codes_NL[order_N]
-    starts: list[torch.Tensor] = []
-    new_N = torch.zeros(len(codes_NL), dtype=torch.bool)
-    new_N[0] = True
-    for level in range(codes_NL.shape[1]):
-        new_N = new_N.clone()
-        new_N[1:] |= ordered_NL[1:, level] != ordered_NL[:-1, level]
-        starts.append(new_N.nonzero().squeeze(1))
-    starts.append(torch.arange(len(codes_NL)))  # the children of a leaf are its items
-    codes = [ordered_NL[own, level] for level, own in enumerate(starts[:-1])]
-    labels = [*codes[1:], order_N]
-    levels = []
-    for level, (own, below) in enumerate(pairwise(starts)):
-        edges = torch.cat([own, torch.tensor([len(codes_NL)])])
-        first_child = torch.searchsorted(below, edges).to(torch.int32)
-        found = Level(
-            codes=codes[level],
-            first_child=first_child,
-            labels=labels[level],
-            steps_K=torch.arange(int(first_child.diff().max())),
-        )
-        levels.append(found.with_table())
-    return tuple(levels), order_N
+def _leaves(leaf: Level) -> npt.NDArray[np.int32]:
+    """Returns the leaf of each row."""
+    degrees = np.diff(leaf.first_child.numpy())
+    leaf_N = np.empty(len(leaf.labels), dtype=np.int32)
+    leaf_N[leaf.labels.numpy()] = np.arange(len(degrees), dtype=np.int32).repeat(degrees)
+    return leaf_N
 
 
-def _paths(levels: Sequence[Level], leaf_rows_N: torch.Tensor) -> torch.Tensor:
-    count = len(leaf_rows_N)
-    places = [torch.arange(count)]
-    for level in reversed(levels):
-        parent = torch.arange(len(level.codes)).repeat_interleave(level.first_child.long().diff())
-        places.append(parent[places[-1]])
-    paths_NJ = torch.empty(count, len(places), dtype=torch.int32)
-    start = 0
-    for number, (own, level) in enumerate(zip(places[:0:-1], levels, strict=True)):
-        paths_NJ[leaf_rows_N, number] = (own + start).int()
-        start += len(level.codes)
-    paths_NJ[:, -1] = torch.arange(start, start + count)
-    return paths_NJ
+def _counts(
+    levels: Sequence[Level], leaf_N: npt.NDArray[np.int32], eligible_KN: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Returns how many eligible items stand below each node: an inner one's are its children's."""
+    below_KP = np.stack(
+        [np.bincount(leaf_N[row], minlength=len(levels[-1].codes)) for row in eligible_KN.numpy()]
+    ).astype(np.int32)
+    counts = [below_KP]
+    for level in reversed(levels[:-1]):
+        edges = level.first_child.numpy()[:-1]
+        counts.append(np.add.reduceat(counts[-1], edges, axis=1, dtype=np.int32))
+    return tuple(torch.from_numpy(found) for found in counts[::-1])
 
 
-def _counts(paths_NJ: torch.Tensor, eligible_KN: torch.Tensor) -> torch.Tensor:
-    counts_KT = torch.zeros(len(eligible_KN), int(paths_NJ.max()) + 1, dtype=torch.int32)
-    for column in paths_NJ.unbind(1):
-        counts_KT.scatter_add_(1, column.long().expand_as(eligible_KN), eligible_KN.int())
-    return counts_KT
+def _grown_counts(
+    counts: Sequence[torch.Tensor], inserted: Sequence[Insertion]
+) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.from_numpy(own.put(before.numpy(), 0))
+        for before, own in zip(counts, inserted, strict=False)
+    )
+
+
+def _add(
+    levels: Sequence[Level],
+    counts: Sequence[torch.Tensor],
+    leaves_X: npt.NDArray[np.int32],
+    steps_KX: npt.NDArray[np.int32],
+) -> None:
+    """Adds a number an item and scenario to the leaves and all that stands above them, in place."""
+    nodes_X = leaves_X
+    for number in reversed(range(len(levels))):
+        if number < len(levels) - 1:
+            nodes_X = levels[number].parents(nodes_X)
+        for counts_P, steps_X in zip(counts[number].numpy(), steps_KX, strict=True):
+            np.add.at(counts_P, nodes_X, steps_X)
+
+
+def _check_distinct(sorted_keys: torch.Tensor) -> None:
+    twice = sorted_keys[1:][sorted_keys[1:] == sorted_keys[:-1]]
+    if len(twice):
+        raise ItemIndexInvalid(field="keys", found=f"{int(twice[0])} twice", wanted="distinct keys")
 
 
 def _check_shapes(

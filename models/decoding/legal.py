@@ -51,10 +51,12 @@ def root_logprobs(
 ) -> torch.Tensor:
     """Returns the log-probs of every first code in the index, [..., P], in node order."""
     logits_XV = F.linear(states_XD, head.weight_LVD[0], head.bias_LV[0])
-    codes_P = index.levels[0].codes.long()
+    codes_P = index.levels[0].codes
+    if len(codes_P) == logits_XV.shape[-1]:  # each code begins some SID: both are the same
+        return logits_XV.log_softmax(dim=-1)
     if semantics is ScoreSemantics.RAW:
-        return logits_XV.log_softmax(dim=-1)[..., codes_P]
-    return logits_XV[..., codes_P].log_softmax(dim=-1)
+        return logits_XV.log_softmax(dim=-1)[..., codes_P.long()]
+    return logits_XV[..., codes_P.long()].log_softmax(dim=-1)
 
 
 def child_logprobs(
@@ -85,9 +87,10 @@ def _logits(
     """Returns the logits of each state's own codes: the legal rows alone where V is large."""
     if len(weight_VD) <= DENSE_UP_TO * codes_XK.shape[-1]:
         return F.linear(states_XD, weight_VD, bias_V).gather(-1, codes_XK)
-    weight_XKD = weight_VD.index_select(0, codes_XK.flatten()).view(*codes_XK.shape, -1)
+    flat_X = codes_XK.flatten()
+    weight_XKD = weight_VD.index_select(0, flat_X).view(*codes_XK.shape, -1)
     logits_XK1: torch.Tensor = weight_XKD @ states_XD.unsqueeze(-1)
-    return logits_XK1.squeeze(-1) + bias_V[codes_XK]
+    return logits_XK1.squeeze(-1) + bias_V.index_select(0, flat_X).view(codes_XK.shape)
 
 
 def sid_logprobs(

@@ -14,7 +14,6 @@ step, so a sample is never lost to a SID that must not be shown. q is the same f
 Legend: B requests, W samples, X children of all prefixes, K children of one, L levels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ import torch
 from models.decoding.beam_search import Beams, BeamStates, SearchResult
 from models.decoding.item_index import ItemIndex
 from models.decoding.legal import CodeHead, ScoreSemantics, root_logprobs
+from models.decoding.masks import Masks
 
 LN2 = 0.6931471805599453
 
@@ -52,14 +52,14 @@ def sample_without_replacement(
     states: BeamStates,
     head: CodeHead,
     index: ItemIndex,
-    alive: Sequence[torch.Tensor],
+    masks: Masks,
     count: int,
     random: torch.Generator,
     semantics: ScoreSemantics = ScoreSemantics.LEGAL,
 ) -> Sample:
     """Returns min(`count`, live SIDs) distinct SIDs of every request, drawn with `random`."""
     reported_BP = root_logprobs(states.first_BD, head, index, semantics)
-    logprobs_BX = _among(reported_BP, alive[0])
+    logprobs_BX = _among(reported_BP, masks.empty_roots())
     root_B1 = _gumbel(logprobs_BX[:, :1], random)  # a fixed one would bias the threshold
     keys_BX = _keys(logprobs_BX, root_B1, random)
     chosen_BW = _largest(keys_BX, count + 1)  # the one behind the last is the threshold
@@ -67,8 +67,8 @@ def sample_without_replacement(
     for level in range(1, index.depth):
         children = kept.children(states, head, index, semantics)
         below_BX = children.nodes_XK.flatten(1)
-        takes_BWK = alive[level].gather(1, below_BX).view_as(children.nodes_XK)
-        own_BWK = _among(children.logprobs_XK, takes_BWK)
+        empty_BWK = masks.empty(level, below_BX).view_as(children.nodes_XK)
+        own_BWK = _among(children.logprobs_XK, empty_BWK)
         before_BW1 = logprobs_BX.gather(1, chosen_BW).unsqueeze(2)
         parent_BW1 = keys_BX.gather(1, chosen_BW).unsqueeze(2)
         logprobs_BX = (own_BWK + before_BW1).flatten(1)
@@ -94,11 +94,11 @@ def _sample(kept: Beams, logprobs_BW: torch.Tensor, keys_BW: torch.Tensor, count
     )
 
 
-def _among(logprobs_XK: torch.Tensor, alive_XK: torch.Tensor) -> torch.Tensor:
+def _among(logprobs_XK: torch.Tensor, empty_XK: torch.Tensor) -> torch.Tensor:
     """Returns the log-probs of the children that may be taken, renormalised, float64; -inf for the
     others, also where no child may be taken.
     """
-    open_XK = logprobs_XK.double().where(alive_XK, -torch.inf)
+    open_XK = logprobs_XK.double().masked_fill(empty_XK, -torch.inf)
     total_X1 = open_XK.logsumexp(dim=-1, keepdim=True)
     return open_XK - total_X1.where(total_X1.isfinite(), 0.0)
 

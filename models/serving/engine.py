@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from models.decoding.beam_search import SearchResult, best_places
-from models.decoding.item_index import UNKNOWN, ItemIndex, Masks
+from models.decoding.item_index import UNKNOWN, ItemIndex
+from models.decoding.masks import Masks
 from models.generator.batch import check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
 from models.serving.live_catalogue import LiveCatalogue
@@ -107,7 +108,7 @@ def _best_items(
     places_BX = ranked.places_BWI.flatten(1)
     rows_BX = ranked.rows_BWI.flatten(1)
     scores_BX = (found.scores_BW.unsqueeze(2) + ranked.logprobs_BWI).flatten(1)
-    scores_BX = scores_BX.where(masks.eligible_BN.gather(1, rows_BX), -torch.inf)
+    scores_BX = scores_BX.where(masks.eligible(rows_BX), -torch.inf)
     best_BM = best_places(scores_BX, places_BX, beams)
     beam_BM = best_BM // ranked.places_BWI.shape[2]
     rows_BM = rows_BX.gather(1, best_BM)

@@ -1,8 +1,9 @@
 """The catalogue that a loaded version decodes with, while `semantic-ids` goes on.
 
 One thread decodes, another brings changes. Stock and scenarios change in place, between two batches
-(the lock); new items make a larger index beside the one in use, which is then exchanged. A batch
-holds the lock, so that it sees one catalogue and is stamped with exactly that offset.
+(the lock); new items make a larger index beside the one in use, which is then exchanged; what
+belongs to a row alone (keys, codes, vectors) is shared by both. A batch holds the lock, so that it
+sees one catalogue and is stamped with exactly that offset.
 
 N items, D width.
 """
@@ -15,6 +16,7 @@ from threading import Lock
 
 import torch
 
+from models.decoding.growing_rows import GrowingRows
 from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.generator.generator import Generator
 from models.serving.index_file import arrays_of, shown_in
@@ -28,11 +30,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """An index, the item head's vectors [N, D] of its rows, and how much of the log it holds."""
+    """An index, the item head's vectors of its rows, and how much of the log it holds."""
 
     index: ItemIndex
-    vectors_ND: torch.Tensor
+    vectors: GrowingRows
     index_offset: int
+
+    @property
+    def vectors_ND(self) -> torch.Tensor:
+        """The item head's vectors by row."""
+        return self.vectors.rows_N
 
 
 class LiveCatalogue:
@@ -44,8 +51,8 @@ class LiveCatalogue:
         self._manifest = policy.manifest
         self._lock = Lock()
         with torch.inference_mode():
-            vectors_ND = policy.generator.item_vectors(policy.index)
-        self._now = Catalogue(policy.index, vectors_ND, policy.manifest.index_offset)
+            vectors = GrowingRows.of(policy.generator.item_vectors(policy.index))
+        self._now = Catalogue(policy.index, vectors, policy.manifest.index_offset)
 
     @contextmanager
     def held(self) -> Iterator[Catalogue]:
@@ -82,7 +89,7 @@ class LiveCatalogue:
                 torch.tensor(removed_keys, dtype=torch.int64),
                 torch.zeros(len(removed_keys), dtype=torch.bool),
             )
-            self._now = Catalogue(grown.index, grown.vectors_ND, index_offset)
+            self._now = Catalogue(grown.index, grown.vectors, index_offset)
 
     def _fits(self, change: SidAssignment) -> bool:
         config = self._generator.config
@@ -103,9 +110,6 @@ class LiveCatalogue:
         """Returns the catalogue with further items; only their vectors are computed."""
         before = self._now
         index = before.index.grown(**arrays_of(fresh, self._manifest.scenarios))
-        old_N = index.rows_of(before.index.keys_N)
-        new_N = index.rows_of(torch.tensor([change.item_key for change in fresh]))
-        vectors_ND = before.vectors_ND.new_empty(len(index.keys_N), before.vectors_ND.shape[1])
-        vectors_ND[old_N] = before.vectors_ND
-        vectors_ND[new_N] = self._generator.items(new_N, index)
-        return Catalogue(index, vectors_ND, before.index_offset)
+        new_X = torch.arange(len(before.index.keys_N), len(index.keys_N))
+        vectors = before.vectors.appended(self._generator.items(new_X, index))
+        return Catalogue(index, vectors, before.index_offset)

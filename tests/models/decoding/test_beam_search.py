@@ -46,20 +46,26 @@ def cases(draw: st.DrawFn, logit: st.SearchStrategy[float], fewest: int = 1) -> 
     return Case(sids=sids, eligible=eligible, logits=logits, beams=beams, semantics=semantics)
 
 
-def search(case: Case) -> tuple[ItemIndex, SearchResult]:
-    index = ItemIndex.build(
-        keys=torch.arange(len(case.sids)),
-        codes=torch.tensor(case.sids),
-        content=torch.zeros(len(case.sids), 1),
-        in_stock=torch.tensor(case.eligible),
-    )
+def search(case: Case, first: int | None = None) -> tuple[ItemIndex, SearchResult]:
+    """Searches an index built of all items, or of the `first` ones and grown by the others."""
+    arrays = {
+        "keys": torch.arange(len(case.sids)),
+        "codes": torch.tensor(case.sids),
+        "content": torch.zeros(len(case.sids), 1),
+        "in_stock": torch.tensor(case.eligible),
+    }
+    index = ItemIndex.build(**{name: array[:first] for name, array in arrays.items()})
+    if first is not None:
+        further = {name: array[first:] for name, array in arrays.items()}
+        shown = torch.ones(1, len(case.sids) - first, dtype=torch.bool)
+        index = index.grown(**further, scenarios=shown)
     states = TableStates.of(case.sids)
     weight = torch.zeros(index.depth, CODES, states.width)
     for prefix, place in states.prefixes.items():
         weight[len(prefix), :, place] = torch.tensor(case.logits[prefix])
     head = CodeHead(weight, torch.zeros(index.depth, CODES))
-    alive = index.masks(torch.tensor([0]), torch.zeros(1, 0, dtype=torch.int64)).alive
-    return index, beam_search(states, head, index, alive, case.beams, case.semantics)
+    masks = index.masks(torch.tensor([0]), torch.zeros(1, 0, dtype=torch.int64))
+    return index, beam_search(states, head, index, masks, case.beams, case.semantics)
 
 
 def live_sids(case: Case) -> set[Sid]:
@@ -84,6 +90,18 @@ def test_under_either_semantics_the_search_keeps_what_brute_force_keeps(case: Ca
     scores = [score for _, score in wanted]
     assert result.scores_BW[0][result.live_BW[0]].tolist() == pytest.approx(scores, abs=1e-4)
     assert set(found(index, result)) <= live_sids(case)
+
+
+@given(cases(SPACED, fewest=2) | cases(EQUAL, fewest=2), st.data())
+@settings(max_examples=60)
+def test_a_grown_index_gives_to_the_bit_what_the_built_one_gives(
+    case: Case, data: st.DataObject
+) -> None:
+    index, result = search(case)
+    grown, found_there = search(case, first=data.draw(st.integers(1, len(case.sids) - 1)))
+    assert found(grown, found_there) == found(index, result)
+    assert torch.equal(found_there.logprobs_BWL, result.logprobs_BWL)
+    assert torch.equal(found_there.scores_BW, result.scores_BW)
 
 
 @given(cases(EQUAL))

@@ -1,6 +1,7 @@
 """The item index against dictionaries."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.decoding.item_index import UNKNOWN, ItemIndex, ItemIndexInvalid, UnknownSemanticId
+from models.decoding.masks import Masks
 
 CODES = 4
 SIDS = st.integers(1, 4).flatmap(
@@ -23,6 +25,22 @@ def build(sids: list[tuple[int, ...]], **changes: torch.Tensor) -> ItemIndex:
         "content": torch.zeros(count, 2),
     }
     return ItemIndex.build(**{**arrays, **changes})
+
+
+def eligible_of(index: ItemIndex, masks: Masks) -> list[list[bool]]:
+    """Returns whether each request may be given each row."""
+    rows_BN = torch.arange(len(index.keys_N)).expand(len(masks.scenario_B), -1)
+    found: list[list[bool]] = masks.eligible(rows_BN).tolist()
+    return found
+
+
+def alive_of(index: ItemIndex, masks: Masks) -> list[list[list[bool]]]:
+    """Returns whether each node of each level is alive for each request."""
+    batch = len(masks.scenario_B)
+    every = [torch.arange(len(level.codes)).expand(batch, -1) for level in index.levels]
+    found = [(~masks.empty(number, nodes)).tolist() for number, nodes in enumerate(every)]
+    assert (~masks.empty_roots()).tolist() == found[0]
+    return found
 
 
 @given(SIDS)
@@ -49,7 +67,7 @@ def test_children_are_the_longer_prefixes_and_leaves_hold_their_items(
             assert [longer[node] for node in own] == [p for p in longer if p[:-1] == parent]
     leaves = sorted(set(sids))
     places, rows, padding = index.leaf_items(torch.arange(len(leaves)))
-    assert torch.equal(rows, index.leaf_rows_N[places])
+    assert torch.equal(rows, index.levels[-1].labels[places].long())
     for leaf, row, mask in zip(leaves, rows.tolist(), padding.tolist(), strict=True):
         items = [item for item, padded in zip(row, mask, strict=True) if not padded]
         assert items == [item for item, sid in enumerate(sids) if sid == leaf]
@@ -72,11 +90,11 @@ def test_a_node_is_alive_iff_an_eligible_item_stands_below(
             stock[row] and shown[scenario[request]][row] and key not in excluded[request]
             for row, key in enumerate(index.keys_N.tolist())
         ]
-        assert masks.eligible_BN[request].tolist() == eligible
-        for length, level in enumerate(masks.alive, 1):
+        assert eligible_of(index, masks)[request] == eligible
+        for length, level in enumerate(alive_of(index, masks), 1):
             prefixes = sorted({sid[:length] for sid in sids})
             below = {s[:length] for s, ok in zip(sids, eligible, strict=True) if ok}
-            assert level[request].tolist() == [prefix in below for prefix in prefixes]
+            assert level[request] == [prefix in below for prefix in prefixes]
 
 
 @given(SIDS, st.data())
@@ -104,45 +122,105 @@ def test_changed_stock_and_scenarios_are_the_index_built_anew(
             columns[1:] if moves_shown else None,
         )
     wanted = build(sids, in_stock=torch.tensor(stock), scenarios=torch.tensor(shown))
-    assert torch.equal(index.counts_KT, wanted.counts_KT)
+    for found, counts in zip(index.counts, wanted.counts, strict=True):
+        assert torch.equal(found, counts)
     assert torch.equal(index.in_stock_N, wanted.in_stock_N)
     assert torch.equal(index.scenarios_KN, wanted.scenarios_KN)
 
 
-@given(SIDS, st.data())
-@settings(max_examples=40)
-def test_a_grown_index_is_the_one_built_of_all_items_and_the_old_one_stays(
-    sids: list[tuple[int, ...]], data: st.DataObject
-) -> None:
+def arrays_of(sids: list[tuple[int, ...]], data: st.DataObject) -> dict[str, torch.Tensor]:
+    """Returns a catalogue as `ItemIndex.build` takes it, in two scenarios."""
     flags = st.lists(st.booleans(), min_size=len(sids), max_size=len(sids))
     stock, *shown = (data.draw(flags) for _ in range(3))
-    order = data.draw(st.permutations(range(len(sids))))
-    first = data.draw(st.integers(1, len(sids)))
-    everything = {
+    return {
         "keys": torch.arange(len(sids)) * 7 + 100,
         "codes": torch.tensor(sids),
         "content": torch.arange(2 * len(sids)).view(-1, 2).half(),
         "in_stock": torch.tensor(stock),
+        "scenarios": torch.tensor(shown),
     }
-    parts = []
-    for chosen in (order[:first], order[first:]):
-        arrays = {name: array[chosen] for name, array in everything.items()}
-        parts.append({**arrays, "scenarios": torch.tensor(shown)[:, chosen]})
-    old = ItemIndex.build(**parts[0])
-    new = old.grown(**parts[1])
-    wanted = ItemIndex.build(**everything, scenarios=torch.tensor(shown))
-    assert torch.equal(new.sids, wanted.sids)
-    assert torch.equal(new.content_NC, wanted.content_NC)
-    assert torch.equal(new.counts_KT, wanted.counts_KT)
-    assert torch.equal(new.leaf_rows_N, wanted.leaf_rows_N)
-    assert len(old.keys_N) == first
+
+
+def chosen(arrays: dict[str, torch.Tensor], places: list[int]) -> dict[str, torch.Tensor]:
+    return {
+        name: array[:, places] if name == "scenarios" else array[places]
+        for name, array in arrays.items()
+    }
+
+
+def everything_of(index: ItemIndex) -> list[object]:
+    """Returns what an index says, without the numbers of its rows: they depend on its growth."""
+    leaf = index.levels[-1]
+    rows = leaf.labels.long()
+    keys = index.keys_N[rows]
+    assert torch.equal(index.rows_of(keys), rows)
+    degrees = leaf.first_child.diff().long()
+    leaves = torch.arange(len(degrees)).repeat_interleave(degrees)
+    assert torch.equal(torch.from_numpy(index.leaf_N)[rows].long(), leaves)
+    by_row = (index.codes_NL, index.content_NC, index.in_stock_N, index.scenarios_KN.T)
+    structure = [
+        (level.codes.tolist(), level.first_child.tolist(), len(level.steps_K))
+        for level in index.levels
+    ]
+    return [
+        keys.tolist(),
+        structure,
+        index.sids.tolist(),
+        *(array[rows].tolist() for array in by_row),
+        *(counts.tolist() for counts in index.counts),
+    ]
+
+
+@given(SIDS, st.data())
+@settings(max_examples=80)
+def test_an_index_grown_step_by_step_is_the_one_built_of_all_items_and_old_ones_stay(
+    sids: list[tuple[int, ...]], data: st.DataObject
+) -> None:
+    arrays = arrays_of(sids, data)
+    order = data.draw(st.permutations(range(len(sids))))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(sids)), min_size=1)) | {len(sids)})
+    grown = ItemIndex.build(**chosen(arrays, order[: cuts[0]]))
+    before = []
+    for start, stop in pairwise(cuts):
+        before.append((grown, everything_of(grown)))
+        grown = grown.grown(**chosen(arrays, order[start:stop]))
+    assert everything_of(grown) == everything_of(ItemIndex.build(**arrays))
+    for old, what_it_said in before:
+        assert everything_of(old) == what_it_said
+
+
+@given(SIDS.filter(lambda sids: len(sids) > 2), st.data())
+@settings(max_examples=40)
+def test_two_growths_of_one_index_do_not_meet(
+    sids: list[tuple[int, ...]], data: st.DataObject
+) -> None:
+    arrays = arrays_of(sids, data)
+    first = ItemIndex.build(**chosen(arrays, [0])).grown(**chosen(arrays, [1]))
+    rest = list(range(2, len(sids)))
+    one, other = first.grown(**chosen(arrays, rest[:1])), first.grown(**chosen(arrays, rest))
+    one.set_eligible(arrays["keys"][:2], torch.zeros(2, dtype=torch.bool))
+    assert everything_of(other) == everything_of(ItemIndex.build(**arrays))
+    assert one.keys_N.tolist() == arrays["keys"][:3].tolist()
+    assert first.in_stock_N.tolist() == arrays["in_stock"][:2].tolist()
+
+
+@pytest.mark.parametrize("keys", [[107, 300], [300, 300]], ids=["known", "twice"])
+def test_further_items_must_be_further(keys: list[int]) -> None:
+    with pytest.raises(ItemIndexInvalid, match="keys"):
+        build([(0,), (1,)]).grown(
+            keys=torch.tensor(keys),
+            codes=torch.zeros(2, 1, dtype=torch.int16),
+            content=torch.zeros(2, 2),
+            in_stock=torch.ones(2, dtype=torch.bool),
+            scenarios=torch.ones(1, 2, dtype=torch.bool),
+        )
 
 
 def test_masks_of_one_request_leave_the_next_ones_alone() -> None:
     index = build([(0,), (1,)])
     for excluded in ([[100]], [[UNKNOWN]]):
         masks = index.masks(torch.tensor([0]), torch.tensor(excluded))
-        assert masks.eligible_BN.tolist() == [[excluded == [[UNKNOWN]], True]]
+        assert eligible_of(index, masks) == [[excluded == [[UNKNOWN]], True]]
 
 
 @given(SIDS)
@@ -162,7 +240,7 @@ def test_eligible_is_stock_and_scenario_and_not_excluded() -> None:
     )
     excluded = torch.tensor([[121, -1, 5], [-1, -1, -1]])
     masks = index.masks(torch.tensor([0, 1]), excluded)
-    assert masks.eligible_BN.tolist() == [[True, False, True, False], [True, False, False, True]]
+    assert eligible_of(index, masks) == [[True, False, True, False], [True, False, False, True]]
 
 
 def test_rows_follow_the_keys_whatever_the_order_they_came_in() -> None:

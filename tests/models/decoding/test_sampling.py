@@ -53,7 +53,7 @@ def draw(
     masks = index.masks(
         torch.zeros(draws, dtype=torch.int64), torch.zeros(draws, 0, dtype=torch.int64)
     )
-    sample = sample_without_replacement(states, head, index, masks.alive, count, random)
+    sample = sample_without_replacement(states, head, index, masks, count, random)
     return Drawn(index=index, sample=sample, q=constrained(live, weight, states))
 
 

@@ -38,7 +38,8 @@ def test_no_item_is_excluded_out_of_stock_or_of_another_scenario() -> None:
 
 
 def test_as_many_items_as_beams_and_all_eligible_ones_when_there_are_fewer() -> None:
-    eligible = INDEX.masks(torch.tensor([0]), torch.tensor([REQUESTS[3].exclude_keys])).eligible_BN
+    masks = INDEX.masks(torch.tensor([0]), torch.tensor([REQUESTS[3].exclude_keys]))
+    eligible = masks.eligible(torch.arange(len(INDEX.keys_N)).unsqueeze(0))
     counts = [len(answer.items) for answer in answers()]
     assert counts == [20, 7, 20, int(eligible.sum())]
 
