@@ -111,11 +111,11 @@ def text_arrays(texts: Sequence[str]) -> dict[str, Array]:
     }
 
 
-def vectors_of(result: InferResult) -> tuple[str, Array]:
+def vectors_of(result: InferResult) -> tuple[str, npt.NDArray[np.float32]]:
     """Returns the encoder's id and its vectors. Raises `UnexpectedTensors`."""
     stamped = _first("ENCODER_ID", result.as_numpy("ENCODER_ID"))
     vectors = _first("VECTORS", result.as_numpy("VECTORS"))
-    return stamped.tobytes().decode("utf-8", "replace"), vectors
+    return stamped.tobytes().decode("utf-8", "replace"), vectors.astype(np.float32, copy=False)
 
 
 def _integers(values: Sequence[int]) -> Array:
