@@ -26,7 +26,7 @@ from streams.local.kafka import LocalKafka
 from streams.local.redis_server import LocalRedis
 from streams.producer import RecordProducer
 from streams.redis_epoch import begin_epoch
-from streams.redis_instructions import instruction_key
+from streams.redis_keys import instruction_key
 from streams.windows import WindowConfig
 from tests.agents.near_line import PARTITIONS, WorkerProcess, fit_generation, worker_environment
 from tests.faults.verdict import Observed
