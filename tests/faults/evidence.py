@@ -17,9 +17,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.instructions import InstructionTrigger
 from schemas.topics import topic_table
 from schemas.users import UserProfile
-from streams.redis_instructions import instruction_key
-from streams.redis_items import item_key
-from streams.redis_profiles import profile_key
+from streams.redis_keys import instruction_key, item_key, profile_key
 from tests.agents.near_line import PARTITIONS
 from tests.faults.rig import Rig
 from tests.faults.traffic import Ledger, number_of
