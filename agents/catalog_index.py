@@ -1,14 +1,12 @@
-"""Decides what a batch of catalogue changes publishes. Pure: encoder and codebooks come in."""
+"""Decides what a batch of catalogue changes publishes. Pure: vectors and codebooks come in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from agents.ports import TextEncoder
-from models.reasoning.item_text import item_text
 from models.semantic_ids.assignment import Codebooks
 from models.vectors import pack
 from schemas.catalog import ItemRow, ItemUpsert, SidAssignment, item_key_of
@@ -16,6 +14,8 @@ from schemas.codec import Decoder
 from schemas.dead_letters import Reason, Rejection
 from schemas.errors import InvalidRecord
 from streams.dead_letters import Source, rejection_of
+
+Floats = npt.NDArray[np.float32]
 
 _decoder: Decoder[ItemUpsert] = Decoder(ItemUpsert)
 
@@ -52,27 +52,38 @@ class CatalogIndex:
     def __init__(
         self,
         generation: int,
-        encoder: TextEncoder,
         codebooks: Codebooks,
         published: Iterable[SidAssignment] = (),
     ) -> None:
         """Starts from what the log says. A text that changes later moves neither SID nor vector."""
         self._generation = generation
-        self._encoder = encoder
         self._codebooks = codebooks
         self._published = {assignment.item_key: assignment for assignment in published}
 
     def __len__(self) -> int:
         return len(self._published)
 
-    def plan(self, changes: Sequence[Change], now_ms: int) -> IndexPlan:
+    def new_items(self, changes: Sequence[Change]) -> dict[int, ItemUpsert]:
+        """Returns the items by key whose texts are to be encoded: each as it came first."""
+        fresh: dict[int, ItemUpsert] = {}
+        for change in changes:
+            key = item_key_of(change.item_id)
+            if change.item is not None and key not in self._published:
+                fresh.setdefault(key, change.item)
+        return fresh
+
+    def plan(
+        self, changes: Sequence[Change], vectors: Mapping[int, Floats], now_ms: int
+    ) -> IndexPlan:
         """Returns what the changes ask for, and takes it as published.
+
+        `vectors` holds a row [dim] for each of `new_items(changes)`, by key.
 
         A change that alters nothing is not published again. Two item ids with one key are not told
         apart by anything downstream: the later one is refused.
         """
         plan = IndexPlan()
-        identities = self._identities(changes)
+        identities = self._identities(vectors)
         for change in changes:
             key = item_key_of(change.item_id)
             known = self._published.get(key)
@@ -87,20 +98,13 @@ class CatalogIndex:
                 plan.rows[key] = replace(row, live=False) if row else None
         return plan
 
-    def _identities(self, changes: Sequence[Change]) -> dict[int, _Identity]:
-        """Encodes the texts of all items that are new, in one call."""
-        fresh: dict[int, ItemUpsert] = {}
-        for change in changes:
-            key = item_key_of(change.item_id)
-            if change.item is not None and key not in self._published:
-                fresh.setdefault(key, change.item)
-        if not fresh:
+    def _identities(self, vectors: Mapping[int, Floats]) -> dict[int, _Identity]:
+        if not vectors:
             return {}
-        vectors = self._encoder.encode([item_text(item) for item in fresh.values()])
-        sids = self._codebooks.assign(vectors)
+        sids = self._codebooks.assign(np.stack(list(vectors.values())))
         return {
             key: _identity(sid, vector)
-            for key, sid, vector in zip(fresh, sids, vectors, strict=True)
+            for (key, vector), sid in zip(vectors.items(), sids, strict=True)
         }
 
     def _assignment(

@@ -21,8 +21,10 @@ from redis.exceptions import RedisError
 from agents import profile_writer
 from agents.artifact_folders import generation_folder, newest_generation
 from agents.catalog_index import CatalogIndex, decode_changes
+from agents.ports import TextEncoder
 from agents.settings import Settings
-from models.reasoning.text_encoder import CharacterEncoder
+from agents.text_encoders import open_encoder
+from models.reasoning.item_text import item_text
 from models.semantic_ids.assignment import Codebooks
 from schemas import topics
 from schemas.catalog import ItemRow
@@ -37,7 +39,7 @@ from streams.redis_items import RedisItems
 
 NAME = "catalog-indexer"
 GROUP = "oxygenrec-catalog-indexer"
-BATCH = 500  # texts of one encoder call: 50-100 ms
+BATCH = 500  # texts: 50-100 ms of the built-in encoder, 4 s of all-MiniLM-L6-v2
 POLL_MS = 200
 RETRY_S = 0.5
 
@@ -53,14 +55,14 @@ class Artifacts:
     """The frozen parts of one generation."""
 
     generation: int
-    encoder: CharacterEncoder
+    encoder: TextEncoder
     codebooks: Codebooks
 
 
 async def run(settings: Settings) -> None:
     """Indexes items, and profiles beside them, until cancelled.
 
-    Raises `TopicsDiffer`, `GenerationMissing`, `UndeliveredRecord`.
+    Raises `TopicsDiffer`, `GenerationMissing`, `EncoderMismatch`, `UndeliveredRecord`.
     """
     wanted = (topics.CATALOG, topics.SEMANTIC_IDS, topics.USERS, topics.DEAD_LETTERS)
     check_topics(settings.kafka, wanted)
@@ -72,18 +74,24 @@ async def run(settings: Settings) -> None:
 async def _index(settings: Settings) -> None:
     generation = newest_generation(settings)
     folder = generation_folder(settings, generation)
-    artifacts = Artifacts(
-        generation=generation,
-        encoder=CharacterEncoder.load(folder),
-        codebooks=Codebooks.load(folder),
-    )
+    codebooks = Codebooks.load(folder)
+    async with open_encoder(settings, generation) as encoder:
+        artifacts = Artifacts(generation=generation, encoder=encoder, codebooks=codebooks)
+        await _follow(settings, artifacts)
+
+
+async def _follow(settings: Settings, artifacts: Artifacts) -> None:
     redis = worker_client(settings.redis)
     consumer = group_consumer(settings.kafka, GROUP, NAME, sole_writer=True)
     with RecordProducer(settings.kafka, f"oxygenrec-{NAME}") as producer:
         indexer = CatalogIndexer(settings, artifacts, consumer, RedisItems(redis), producer)
         try:
             await consumer.start()
-            logger.info("catalog indexer started", extra={"generation": generation})
+            said = {
+                "generation": artifacts.generation,
+                "text_encoder": artifacts.encoder.encoder_id,
+            }
+            logger.info("catalog indexer started", extra=said)
             await indexer.run()
         finally:
             await consumer.stop()
@@ -141,7 +149,10 @@ class CatalogIndexer:
     async def _apply(self, sources: Sequence[Source]) -> None:
         changes, refused = decode_changes(sources)
         index = self._index or await self._load()
-        plan = await asyncio.to_thread(index.plan, changes, _now_ms())
+        fresh = index.new_items(changes)
+        encoded = await self._artifacts.encoder.encode([*map(item_text, fresh.values())])
+        vectors = dict(zip(fresh, encoded, strict=True))
+        plan = await asyncio.to_thread(index.plan, changes, vectors, _now_ms())
         await self._write_rows(plan.rows)
         sent = [
             self._producer.send(topics.SEMANTIC_IDS, assignment, assignment.item_id)
@@ -155,9 +166,7 @@ class CatalogIndexer:
     async def _load(self) -> CatalogIndex:
         artifacts = self._artifacts
         published, offset = await read_snapshot(self._kafka, artifacts.generation)
-        self._index = CatalogIndex(
-            artifacts.generation, artifacts.encoder, artifacts.codebooks, published
-        )
+        self._index = CatalogIndex(artifacts.generation, artifacts.codebooks, published)
         logger.info("catalogue read", extra={"items": len(published), "index_offset": offset})
         return self._index
 

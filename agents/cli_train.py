@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 USAGE = (
     "CheckpointOfAnotherRun",
     "CodebookConfigInvalid",
+    "EncoderFolderInvalid",
     "ExperimentInvalid",
     "GeneratorConfigInvalid",
     "NothingToLearn",
@@ -89,6 +90,10 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the file's.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="builtin, minilm or a folder; instead of the file's."),
+    ] = None,
     generation: Annotated[int, typer.Option(min=1, help="Number of the new generation.")] = 1,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
 ) -> None:
@@ -100,6 +105,7 @@ def train(
     \b
     oxygenrec train --data ../shared/data/demo
     oxygenrec train --data ../shared/data/demo --config experiment.toml --steps 2000
+    oxygenrec train --data ../shared/data/demo --encoder minilm
     OXYGENREC_HOME=/tmp/shop oxygenrec train --data ../shared/data/demo --generation 2
     torchrun --nproc-per-node 2 -m agents.cli train --data ../shared/data/demo
     """
@@ -111,7 +117,8 @@ def train(
         training = experiment.training
         training = training if steps is None else replace(training, steps=steps)
         training = training if seed is None else replace(training, seed=seed)
-        experiment = replace(experiment, training=training)
+        encoder = experiment.encoder if encoder is None else encoder
+        experiment = replace(experiment, training=training, encoder=encoder)
         manifest, files = _fit(data, experiment, generation, checkpoint_every, rank)
         if rank == 0:
             files.checkpoint.unlink(missing_ok=True)

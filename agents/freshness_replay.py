@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.high_value import ClickHistory, HighValueTable
-from agents.ports import TextEncoder
 from models.evaluation.freshness import NONE_IN_FORCE, Replayed
 from models.reasoning.context import ReasoningContext
 from models.reasoning.item_text import item_text
 from models.reasoning.local_reasoner import LocalReasoner
+from models.semantic_ids.encoders import TextEncoder
 from schemas.actions import UserAction
 from schemas.behaviour import Behaviour
 from schemas.catalog import ItemRow, ItemUpsert, item_key_of

@@ -35,7 +35,7 @@ class Composer:
         """
         context = await self._context(trigger)
         reasoning = await self.reasoner.reason(context)
-        vector = self.encoder.encode([reasoning.text])[0]
+        [vector] = await self.encoder.encode([reasoning.text])
         return ReasoningInstruction(
             instruction_id=f"{trigger.trigger_id}:{self.generation}",
             trigger_id=trigger.trigger_id,

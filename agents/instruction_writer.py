@@ -17,15 +17,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
-from agents.artifact_folders import generation_folder, newest_generation
+from agents.artifact_folders import newest_generation
 from agents.instruction_composer import Composer, since
 from agents.ports import InstructionStore
 from agents.reasoners import open_reasoner
 from agents.settings import InstructionConfig, Settings
+from agents.text_encoders import open_encoder
 from agents.trigger_queue import Queued, TriggerQueue
-from models.reasoning.text_encoder import CharacterEncoder
 from schemas import topics
 from schemas.codec import RECORDS, Decoder
+from schemas.encoding import EncoderMismatch
 from schemas.errors import InvalidRecord
 from schemas.instructions import InstructionTrigger, ReasoningInstruction
 from streams import metrics
@@ -52,17 +53,19 @@ T = TypeVar("T")
 async def run(settings: Settings) -> None:
     """Writes until cancelled.
 
-    Raises `TopicsDiffer`, `NoGeneration`, `InvalidSetting`, `UndeliveredRecord`.
+    Raises `TopicsDiffer`, `NoGeneration`, `InvalidSetting`, `EncoderMismatch`, `UndeliveredRecord`.
     """
     check_topics(settings.kafka, (*READ, topics.INSTRUCTIONS, topics.DEAD_LETTERS))
     generation = newest_generation(settings)
-    encoder = CharacterEncoder.load(generation_folder(settings, generation))
     redis = worker_client(settings.redis)
     store = RedisInstructions(redis, settings.instructions.expires_ms)
     consumer = group_consumer(settings.kafka, GROUP, NAME)
     try:
         with RecordProducer(settings.kafka, f"oxygenrec-{NAME}") as producer:
-            async with open_reasoner(settings, _now_ms) as reasoner:
+            async with (
+                open_reasoner(settings, _now_ms) as reasoner,
+                open_encoder(settings, generation) as encoder,
+            ):
                 composer = Composer(
                     generation=generation,
                     reasoner=reasoner,
@@ -76,7 +79,11 @@ async def run(settings: Settings) -> None:
                     settings.instructions, consumer, composer, store, producer
                 )
                 await consumer.start()
-                said = {"generation": generation, "reasoner": reasoner.name}
+                said = {
+                    "generation": generation,
+                    "reasoner": reasoner.name,
+                    "text_encoder": encoder.encoder_id,
+                }
                 logger.info("instruction writer started", extra=said)
                 await writer.run()
     finally:
@@ -188,6 +195,8 @@ class InstructionWriter:
         begun = time.monotonic()
         try:
             made = await _with_redis(lambda: self._composer.compose(kept, _now_ms(), erased_ms))
+        except EncoderMismatch:
+            raise  # nothing that comes will be better: the trigger waits for the right encoder
         except Exception as error:
             metrics.INSTRUCTIONS.labels(result="failed").inc()
             logger.exception("no instruction", extra={"trigger": trigger.trigger_id})

@@ -1,7 +1,9 @@
 """What agents need from stores and models, as protocols on the consumer's side.
 
-Stores (`streams/redis_*.py`), the text encoder and the reasoner (`models/reasoning/`) and both
-generators (`streams/triton_client.py`, `agents/in_process_generator.py`) satisfy them structurally;
+Stores (`streams/redis_*.py`), reasoners (`models/reasoning/`, `agents/chat_reasoner.py`), and what
+runs in Triton or in process: generators (`streams/triton_client.py`,
+`agents/in_process_generator.py`) and text encoders (`streams/triton_encoder.py`,
+`agents/text_encoders.py`) satisfy them structurally;
 `tests/contracts/` holds one suite a port, run on every implementation.
 """
 
@@ -64,14 +66,23 @@ class ProfileStore(Protocol):
 
 
 class TextEncoder(Protocol):
-    """Texts to unit vectors. A vector is only valid beside others of the same `encoder_id`."""
+    """Texts to unit vectors, in process or asked of Triton (`agents/text_encoders.py`).
+
+    A vector is only valid beside others of the same `encoder_id`; none of another is ever returned.
+    """
 
     @property
     def encoder_id(self) -> str: ...
     @property
     def dim(self) -> int: ...
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Returns [len(texts), dim] float32 rows of length 1 (0 where nothing is known)."""
+    async def encode(
+        self, texts: Sequence[str], *, deadline_ms: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Returns [len(texts), dim] float32 rows of length 1 (0 where nothing is known).
+
+        Raises `EncoderUnavailable` within the deadline; without one it waits for a server that is
+        gone. Raises `EncoderMismatch` where another encoder answers, and `BadEncodingRequest`.
+        """
         ...
 
 

@@ -33,11 +33,15 @@ SECRET_FIELDS = frozenset({"url", "api_key"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """The edge. It answers within `deadline_ms` = Redis 10 + Triton 70 + rest."""
+    """The edge. It answers within `deadline_ms` = Redis 10 + Triton 70 + rest.
+
+    The words of a search take up to `query_ms` of Triton's share where its encoder embeds them.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
     deadline_ms: int = 100
+    query_ms: int = 25
     # How long POST /v1/actions waits for Kafka's acks before it answers 503
     acknowledge_ms: int = 5_000
     max_actions: int = 1_000
@@ -128,6 +132,8 @@ class OfflineConfig:
     """The offline training that `up` and `demo` begin with: a budget of steps, about 0.1 s each."""
 
     steps: int = 240
+    # builtin; minilm (`make setup-minilm`) or a folder of its shape: these run in Triton
+    encoder: str = "builtin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

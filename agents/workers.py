@@ -69,4 +69,17 @@ async def _until_stopped(worker: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, task.cancel)
-    await task
+    try:
+        await task
+    except ExceptionGroup as group:
+        cause = _only_cause(group)
+        if isinstance(cause, OxygenRecError):
+            raise cause from group  # one line for the operator, however deep the task was
+        raise
+
+
+def _only_cause(group: ExceptionGroup[Exception]) -> Exception:
+    cause: Exception = group
+    while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]
+    return cause

@@ -46,6 +46,7 @@ class TritonConfig:
 
     grpc_url: str = "127.0.0.1:8001"
     model: str = "generator"
+    encoder_model: str = "text_encoder"  # a version of it a generation whose encoder needs torch
     deadline_ms: int = 70
     max_in_flight: int = 64
     # A cold torch import inside a stub takes 7-16 s on two busy cores

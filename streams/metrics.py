@@ -136,6 +136,17 @@ CHAT_SECONDS = Histogram(
 )
 CHAT_TOKENS = Counter("oxygenrec_chat_tokens_total", "Tokens: prompt, completion", ["kind"])
 CHAT_IN_FLIGHT = Gauge("oxygenrec_chat_in_flight", "Calls that hold a slot now")
+ENCODER_SECONDS = Histogram(
+    "oxygenrec_text_encoder_seconds", "Time of one call of Triton's encoder", buckets=EDGE_SECONDS
+)
+ENCODER_RETRIES = Counter(
+    "oxygenrec_text_encoder_retries_total", "Calls that a worker had to repeat, by cause", ["cause"]
+)
+QUERIES_NOT_ENCODED = Counter(
+    "oxygenrec_queries_not_encoded_total",
+    "Searches served under the default because the encoder did not answer, by cause",
+    ["cause"],
+)
 INSTRUCTIONS_REFUSED = Counter(
     "oxygenrec_instructions_refused_total", "Stored instructions not served, by cause", ["cause"]
 )

@@ -42,7 +42,7 @@ CAUSES = {
     "StatusCode.RESOURCE_EXHAUSTED": "full",
 }
 
-# How the model's own refusal of one request reads (`BadGenerationRequest`)
+# How a model's own refusal of one request reads (`BadGenerationRequest`, `BadEncodingRequest`)
 FAULT = re.compile(r"field (?P<field>\S+): found (?P<found>.*), wanted (?P<wanted>.*)", re.DOTALL)
 
 logger = logging.getLogger(__name__)
@@ -140,14 +140,19 @@ class TritonGenerator:
 def refusal(
     error: InferenceServerException, version: int
 ) -> GeneratorUnavailable | BadGenerationRequest:
-    """Returns Triton's complaint with its cause.
+    """Returns Triton's complaint with its cause."""
+    detail = str(error.message())
+    if (fault := FAULT.search(detail)) is not None:
+        return BadGenerationRequest(**fault.groupdict())
+    return GeneratorUnavailable(cause=cause_of(error), version=version, detail=detail)
+
+
+def cause_of(error: InferenceServerException) -> str:
+    """Returns why Triton did not answer: gone, late, version, full or refused.
 
     A version that is being unloaded is UNAVAILABLE too, as a dead server is: only the words differ.
     """
     detail = str(error.message())
-    if (fault := FAULT.search(detail)) is not None:
-        return BadGenerationRequest(**fault.groupdict())
-    cause = CAUSES.get(str(error.status()), "refused")
     if "not at ready state" in detail or "unknown model" in detail:
-        cause = "version"
-    return GeneratorUnavailable(cause=cause, version=version, detail=detail)
+        return "version"
+    return CAUSES.get(str(error.status()), "refused")

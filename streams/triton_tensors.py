@@ -1,4 +1,4 @@
-"""One generator call as Triton's tensors, and back: names, types and shapes of docs/contracts.md.
+"""Calls of the generator and of the text encoder as Triton's tensors, and back: docs/contracts.md.
 
 Every request has batch dimension 1, lists are ragged, and no input is optional: an empty list is
 one padding entry with key -1, an absent instruction a zero vector beside HAS_INSTRUCTION 0.
@@ -21,17 +21,17 @@ from schemas.generation import (
 Array = npt.NDArray[np.generic]
 
 ABSENT_KEY = -1
-TRITON_TYPES = {"int64": "INT64", "float16": "FP16"}
+TRITON_TYPES = {"int64": "INT64", "float16": "FP16", "uint8": "UINT8"}
 OUTPUTS = ("ITEM_KEYS", "ITEM_CODES", "ITEM_LOGPROBS", "ITEM_SCORES", "VERSIONS")
 
 
 class UnexpectedTensors(OxygenRecError):
-    """An answer of the generator that is not what docs/contracts.md promises."""
+    """An answer of a model that is not what docs/contracts.md promises."""
 
     def __init__(self, *, name: str, found: str, wanted: str) -> None:
         self.name = name
         super().__init__(
-            f"generator output {name}: found {found}, wanted {wanted}: "
+            f"Triton output {name}: found {found}, wanted {wanted}: "
             "is the model repository of this version?"
         )
 
@@ -99,6 +99,23 @@ def response_from(arrays: Mapping[str, Array | None]) -> GenerationResponse:
         policy_version=policy_version,
         index_offset=index_offset,
     )
+
+
+def text_arrays(texts: Sequence[str]) -> dict[str, Array]:
+    """Returns texts as the encoder's inputs: their UTF-8 bytes joined, and where each one ends."""
+    parts = [text.encode("utf-8", "replace") for text in texts]
+    joined = b"".join(parts) or b" "  # padding: a tensor has an element, ends say what is text
+    return {
+        "TEXT_BYTES": np.frombuffer(joined, dtype=np.uint8)[None, :],
+        "TEXT_ENDS": np.cumsum([len(part) for part in parts], dtype=np.int64)[None, :],
+    }
+
+
+def vectors_of(result: InferResult) -> tuple[str, npt.NDArray[np.float32]]:
+    """Returns the encoder's id and its vectors. Raises `UnexpectedTensors`."""
+    stamped = _first("ENCODER_ID", result.as_numpy("ENCODER_ID"))
+    vectors = _first("VECTORS", result.as_numpy("VECTORS"))
+    return stamped.tobytes().decode("utf-8", "replace"), vectors.astype(np.float32, copy=False)
 
 
 def _integers(values: Sequence[int]) -> Array:

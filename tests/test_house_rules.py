@@ -231,6 +231,7 @@ COMPOSE_TORCH = (
     "agents.policy_trainer",
     "agents.policy_publisher",
     "agents.triton_replica",
+    "agents.encoder_replica",
     "agents.in_process_generator",
     "agents.catalogue_replica",
     "models.reasoning.minilm",

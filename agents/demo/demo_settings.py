@@ -25,7 +25,7 @@ def demo_settings(settings: Settings, home: str) -> Settings:
         windows=replace(settings.windows, window_ms=WINDOW_MS, grace_ms=GRACE_MS),
         router=replace(settings.router, watermark_ms=500, live_lag_ms=LIVE_LAG_MS),
         rewards=replace(settings.rewards, attribution_ms=ATTRIBUTION_MS, live_lag_ms=LIVE_LAG_MS),
-        http=replace(settings.http, deadline_ms=DEADLINE_MS),
+        http=replace(settings.http, deadline_ms=DEADLINE_MS, query_ms=DEADLINE_MS // 4),
         redis=replace(settings.redis, deadline_ms=DEADLINE_MS // 5),
         triton=replace(settings.triton, deadline_ms=DEADLINE_MS // 5 * 3),
         serving=replace(settings.serving, exploration_share=1.0),

@@ -58,14 +58,21 @@ def main() -> None:
 def fit(
     source: Source, settings: Settings, created_ms: int, progress: Callable[[FitProgress], None]
 ) -> None:
-    """Fits the first generation below `paths.home`. Raises `NothingToLearn`."""
-    from models.training.fit import fit_generation
+    """Fits the first generation below `paths.home`.
+
+    Raises `NothingToLearn`, `EncoderFolderInvalid`.
+    """
+    from models.training.fit import FitConfig, fit_generation
+    from models.training.training_loop import TrainingConfig
 
     fit_generation(
         log_of(source, settings),
         home=Path(settings.paths.home),
         generation=GENERATION,
         created_ms=created_ms,
+        config=FitConfig(
+            encoder=settings.offline.encoder, training=TrainingConfig(steps=settings.offline.steps)
+        ),
         progress=progress,
     )
 

@@ -16,6 +16,7 @@ from agents.demo.traffic import now_ms
 from agents.demo.view import DemoView
 from agents.exit_codes import ExitCode
 from agents.settings import Settings
+from agents.text_encoders import generation_encoder
 from schemas.errors import OxygenRecError
 from streams.local.redis_server import configured_url
 from streams.local.stack import LocalStack
@@ -57,7 +58,10 @@ def run_up(
     with LocalStack(spec) as stack:
         stack.watch()
         if generation.is_dir():
-            view.say(f"{generation} is used again; remove it to train anew")
+            encoder = generation_encoder(generation).name
+            view.say(
+                f"{generation} (text encoder: {encoder}) is used again; remove it to train anew"
+            )
         else:
             view.say(f"no generation below {stack.home}: training one on the {origin}")
         preparation = Preparation(

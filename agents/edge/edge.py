@@ -112,7 +112,7 @@ async def open_edge(settings: Settings) -> AsyncIterator[Edge]:
         stack.push_async_callback(redis.aclose)
         await _warm(redis)
         generator = await stack.enter_async_context(_generator(settings))
-        encoders = QueryEncoders(Path(settings.paths.home))
+        encoders = await stack.enter_async_context(QueryEncoders(settings))
         parts = Parts(
             producer=producer,
             redis=redis,
@@ -199,6 +199,7 @@ def _recommender(settings: Settings, parts: Parts) -> Recommender:
     context = ContextReader(
         ContextConfig(
             redis_ms=settings.redis.deadline_ms,
+            query_ms=settings.http.query_ms,
             history_length=settings.router.history_length,
             instruction_expires_ms=settings.instructions.expires_ms,
         ),

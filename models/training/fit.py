@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from msgspec import Struct
 
@@ -24,8 +25,10 @@ from models.generator.files import save_generator
 from models.generator.generator import Generator
 from models.reasoning.item_text import item_text
 from models.reasoning.local_reasoner import LocalReasoner
-from models.reasoning.text_encoder import CharacterEncoder
+from models.semantic_ids.artifact import EncoderRecord
+from models.semantic_ids.encoders import BUILTIN, TextEncoder, encode_all, fit_encoder
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_codebooks
+from models.serving.encoder_directory import FOLDER as ENCODER_FOLDER
 from models.training.checkpoint import Checkpointing
 from models.training.distributed import this_share
 from models.training.example_tensors import ExampleTensors
@@ -39,7 +42,7 @@ from schemas.users import UserProfile
 
 MANIFEST_NAME = "manifest.json"
 MAX_QUERIES = 1_000  # the SVD's time grows with the texts, and rare words are mostly misspelt ones
-STAGES = ("text encoder", "semantic IDs", "training rows", "generator")
+STAGES = ("text encoder", "semantic IDs", "training rows", "instruction texts", "generator")
 
 
 class NothingToLearn(OxygenRecError):
@@ -56,10 +59,13 @@ class FitConfig:
     """`max_rows` bounds the preparation: more rows than the steps can eat are drawn at random.
 
     Dropout is off: a budget of one to two epochs leaves no time to over-fit, and 17 % of a step.
-    `sizes` replaces fields of the preset, by the names of `GeneratorConfig`.
+    `sizes` replaces fields of the preset, by the names of `GeneratorConfig`. `encoder`: builtin
+    (fitted on the log), minilm, or the folder of an encoder of its shape, which serving then needs
+    Triton for.
     """
 
     preset: str = "tiny"
+    encoder: str = BUILTIN
     sizes: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0
     max_rows: int = 15_000
@@ -106,7 +112,8 @@ class GenerationManifest(Struct, frozen=True, kw_only=True):
     generation: int
     created_ms: int
     scenarios: list[str]
-    encoder_id: str
+    encoder: EncoderRecord
+    dim: int
     preset: str
     seed: int
     items: int
@@ -137,7 +144,7 @@ def fit_generation(
     Under torchrun every process trains and the first one writes. A run that goes on from a
     checkpoint prepares again: that depends on nothing but data and configuration. Raises
     `NothingToLearn` for a log without a choice on a known item, or when it is there already,
-    `CheckpointOfAnotherRun`, `GeneratorConfigInvalid`.
+    `CheckpointOfAnotherRun`, `GeneratorConfigInvalid`, `TextEncoderUnfit`, `EncoderFolderInvalid`.
     """
     config = config or FitConfig()
     report = progress or (lambda _: None)
@@ -181,12 +188,12 @@ class _Fit:
         self, folder: Path, generation: int, created_ms: int, reasoner: LocalReasoner | None
     ) -> GenerationManifest:
         log, config = self._log, self._config
-        encoder = self._encoder()
-        encoder.save(folder)
+        kind, encoder = self._encoder()
+        encoder.save(folder if kind == BUILTIN else folder / ENCODER_FOLDER)
         index = self._index(encoder, folder)
         examples = self._examples(reasoner or LocalReasoner())
         tensors = ExampleTensors.build(
-            examples.rows, encoder.encode(examples.texts), index, log.scenarios
+            examples.rows, self._encoded(encoder, examples.texts), index, log.scenarios
         )
         generator, last = self._generator(tensors, index, encoder.dim)
         save_generator(folder, generator)
@@ -194,7 +201,8 @@ class _Fit:
             generation=generation,
             created_ms=created_ms,
             scenarios=list(log.scenarios),
-            encoder_id=encoder.encoder_id,
+            encoder=EncoderRecord(kind=kind, encoder_id=encoder.encoder_id),
+            dim=encoder.dim,
             preset=config.preset,
             seed=config.training.seed,
             items=len(log.items),
@@ -208,8 +216,10 @@ class _Fit:
             torch_version=str(torch.__version__),
         )
 
-    def _encoder(self) -> CharacterEncoder:
-        """Fitted on titles, categories and queries (STACK, Text encoders), then frozen."""
+    def _encoder(self) -> tuple[str, TextEncoder]:
+        """Returns kind and encoder; the built-in one is fitted on titles, categories and queries,
+        then frozen.
+        """
         if not self._log.items:
             raise NothingToLearn(found="no item", wanted="a catalogue")
         self._tell("text encoder", 0, 1)
@@ -217,11 +227,17 @@ class _Fit:
         texts += sorted({item.category for item in self._log.items})
         said = Counter(action.query for action in self._log.actions if action.query)
         texts += [query for query, times in said.most_common(MAX_QUERIES) if times > 1]
-        encoder = CharacterEncoder.fit(texts)
-        self._tell("text encoder", 1, 1, f"{len(texts)} texts, {encoder.dim} dimensions")
-        return encoder
+        kind, encoder = fit_encoder(self._config.encoder, texts, self._config.training.seed)
+        of = f"{len(texts)} texts" if kind == BUILTIN else encoder.encoder_id
+        self._tell("text encoder", 1, 1, f"{of}, {encoder.dim} dimensions")
+        return kind, encoder
 
-    def _index(self, encoder: CharacterEncoder, folder: Path) -> ItemIndex:
+    def _encoded(self, encoder: TextEncoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return encode_all(
+            encoder, texts, lambda done, total: self._tell("instruction texts", done, total)
+        )
+
+    def _index(self, encoder: TextEncoder, folder: Path) -> ItemIndex:
         self._tell("semantic IDs", 0, 1)
         items, scenarios = self._log.items, self._log.scenarios
         embeddings = encoder.encode([item_text(item) for item in items])

@@ -44,11 +44,13 @@ def changed(number: int, **fields: object) -> ItemUpsert:
 
 @pytest.fixture
 def index() -> CatalogIndex:
-    return CatalogIndex(1, ENCODER, CODEBOOKS)
+    return CatalogIndex(1, CODEBOOKS)
 
 
 def plan_of(index: CatalogIndex, *changes: Change) -> IndexPlan:
-    return index.plan(changes, NOW_MS)
+    fresh = index.new_items(changes)
+    vectors = ENCODER.encode([item_text(item) for item in fresh.values()])
+    return index.plan(changes, dict(zip(fresh, vectors, strict=True)), NOW_MS)
 
 
 def test_a_new_item_gets_the_sid_of_its_text_and_a_live_row(index: CatalogIndex) -> None:
@@ -76,7 +78,7 @@ def test_a_new_title_moves_neither_sid_nor_vector(index: CatalogIndex) -> None:
 
 def test_a_replayed_batch_publishes_nothing_again(index: CatalogIndex) -> None:
     published = plan_of(index, *map(upsert, ITEMS)).assignments
-    again = CatalogIndex(1, ENCODER, CODEBOOKS, published)
+    again = CatalogIndex(1, CODEBOOKS, published)
     assert not plan_of(again, *map(upsert, ITEMS)).assignments
 
 

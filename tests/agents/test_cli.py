@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 import subprocess
@@ -11,7 +12,7 @@ from agents.cli import app
 from agents.exit_codes import ExitCode, exit_code_of
 from agents.log_lines import LineFormatter, LogConfig, OncePerInterval
 from agents.settings import Settings, UnknownSetting
-from agents.workers import WORKERS, UnknownWorker, run_worker
+from agents.workers import WORKERS, UnknownWorker, _until_stopped, run_worker
 from schemas.errors import InvalidRecord
 from streams.local.errors import NotRunning, RedisMissing, ServerExited, UnknownProcess
 
@@ -65,6 +66,19 @@ def test_config_shows_the_environment_and_hides_the_password() -> None:
     assert table["windows"]["window_ms"] == 5_000
     assert "secret" not in shown.stdout
     assert table["redis"]["url"].endswith("@redis:6379/0")
+
+
+def test_the_error_of_a_workers_task_is_the_workers_own() -> None:
+    async def fails() -> None:
+        async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as inner:
+            outer.create_task(asyncio.sleep(60))
+            inner.create_task(refuse())
+
+    async def refuse() -> None:
+        raise UnknownWorker(name="router")
+
+    with pytest.raises(UnknownWorker):
+        asyncio.run(_until_stopped(fails()))
 
 
 def test_an_unknown_worker_is_refused_with_the_nearest_name() -> None:

@@ -14,9 +14,12 @@ from typer.testing import CliRunner, Result
 from agents.cli import app
 from agents.cli_train import TrainingRefused
 from agents.exit_codes import ExitCode, exit_code_of
+from agents.text_encoders import generation_encoder
 from models.generator.files import load_generator
+from models.reasoning.minilm import MiniLmEncoder
 from models.training.experiment import ExperimentInvalid, read_experiment
 from tests.agents.test_cli_semantic_ids import TITLES, items, write
+from tests.models.reasoning.tiny_encoder import write_encoder_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
@@ -65,6 +68,21 @@ def train(home: Path, *arguments: object) -> Result:
 def refused(result: Result) -> ExitCode:
     assert isinstance(result.exception, TrainingRefused)
     return exit_code_of(result.exception)
+
+
+def test_an_encoder_of_the_command_line_becomes_the_generations(
+    data: Path, experiment: Path, tmp_path: Path
+) -> None:
+    source = write_encoder_folder(tmp_path / "tiny")
+    arguments = ("--data", data, "--config", experiment, "--encoder")
+    shown = train(tmp_path, *arguments, source)
+    assert shown.exit_code == 0, shown.output
+    folder = tmp_path / "generations" / "1"
+    facts = generation_encoder(folder)
+    assert facts.needs_torch
+    assert facts.encoder is not None
+    assert facts.encoder.encoder_id == MiniLmEncoder.load(folder / "text_encoder").encoder_id
+    assert refused(train(tmp_path / "other", *arguments, tmp_path / "nowhere")) is ExitCode.USAGE
 
 
 def test_a_folder_becomes_the_generation_that_up_looks_for(

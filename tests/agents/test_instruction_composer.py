@@ -1,10 +1,12 @@
 """An instruction says what was known at the end of its window, under deterministic names."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from agents.instruction_composer import Composer, since
+from agents.text_encoders import AT_ONCE, InProcessEncoder
 from models.reasoning.local_reasoner import LocalReasoner
 from models.reasoning.text_encoder import CharacterEncoder
 from models.vectors import unpack
@@ -58,7 +60,7 @@ def composer(*actions: UserAction) -> Composer:
     return Composer(
         generation=3,
         reasoner=LocalReasoner(),
-        encoder=ENCODER,
+        encoder=InProcessEncoder(ENCODER, ThreadPoolExecutor(1), at_once=AT_ONCE),
         history=memory,
         items=memory,
         profiles=memory,

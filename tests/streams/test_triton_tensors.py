@@ -12,6 +12,7 @@ from streams.triton_tensors import (
     infer_inputs,
     request_arrays,
     response_from,
+    text_arrays,
 )
 
 SCENARIOS = ("home", "search")
@@ -31,6 +32,17 @@ def answered() -> dict[str, Any]:
         "ITEM_SCORES": np.array([[-6.5, -15.5]], dtype=np.float32),
         "VERSIONS": np.array([[3, 7, 120]], dtype=np.int64),
     }
+
+
+def test_texts_are_their_bytes_and_where_each_ends_and_no_tensor_is_empty() -> None:
+    def sent(*texts: str) -> tuple[bytes, list[int]]:
+        arrays = text_arrays(texts)
+        assert [array.shape[0] for array in arrays.values()] == [1, 1]
+        return arrays["TEXT_BYTES"].tobytes(), arrays["TEXT_ENDS"][0].tolist()
+
+    assert sent("für", "", "2") == ("für2".encode(), [4, 4, 5])
+    assert sent("", "") == (b" ", [0, 0])
+    assert sent("a\ud800") == (b"a?", [2])  # half a character is no UTF-8
 
 
 def test_an_empty_request_is_padded_never_empty() -> None:

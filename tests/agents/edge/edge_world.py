@@ -173,12 +173,20 @@ class ScriptedGenerator:
 
 
 class LetterEncoder:
-    """Embeds a text by four of its letters."""
+    """Embeds a text by four of its letters, or raises `fault`."""
 
     encoder_id = "letters"
     dim = 4
 
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+
+    async def encode(
+        self, texts: Sequence[str], *, deadline_ms: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        assert deadline_ms is not None, "the edge waits for nothing without an end"
+        if self.fault is not None:
+            raise self.fault
         rows = [[float(text.count(letter)) for letter in "aeio"] for text in texts]
         return np.array(rows, dtype=np.float32)
 
@@ -194,6 +202,7 @@ class World:
     sent: list[UserAction] = field(default_factory=list)
     produced: list[tuple[str, Struct | None, str]] = field(default_factory=list)
     lost: frozenset[str] = frozenset()  # event ids, or topics
+    encoder_fault: Exception | None = None
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(share=0.0))
     settings: Settings = field(default_factory=lambda: Settings(http=HttpConfig(acknowledge_ms=50)))
 
@@ -205,6 +214,10 @@ class World:
         """Returns the announcements one after the other, the last one for ever."""
         return self.policies.pop(0) if len(self.policies) > 1 else self.policies[0]
 
+    def encoder(self, generation: int) -> LetterEncoder | None:
+        """The one encoder there is, of one generation."""
+        return LetterEncoder(self.encoder_fault) if generation == GENERATION else None
+
     @property
     def recommender(self) -> Recommender:
         context = ContextReader(
@@ -212,7 +225,7 @@ class World:
             history=self.stores,
             instructions=self.stores,
             items=self.stores,
-            encoder=lambda generation: LetterEncoder() if generation == GENERATION else None,
+            encoder=self.encoder,
         )
         return Recommender(
             RecommenderConfig(exploration=self.exploration),

@@ -12,6 +12,7 @@ from agents.edge.slates import NO_VERSION
 from agents.edge.user_context import UnknownItem
 from models.features import build_history
 from schemas.catalog import item_key_of
+from schemas.encoding import EncoderMismatch, EncoderUnavailable, EncodingFailed
 from schemas.generation import BadGenerationRequest, GeneratorUnavailable
 from schemas.impressions import Slot
 from streams import metrics
@@ -127,6 +128,27 @@ async def test_the_query_of_a_search_is_its_instruction_and_nowhere_else() -> No
     assert browsed.instruction == unknown.instruction
     assert browsed.instruction is not None
     assert browsed.instruction.instruction_id == "i1"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        EncoderUnavailable(cause="late", place="text_encoder", detail="no answer within 25 ms"),
+        EncoderMismatch(place="text_encoder", found="bert-2", wanted="bert-1", remedy="load it"),
+    ],
+)
+async def test_words_that_are_not_encoded_leave_the_default_and_are_counted(
+    fault: EncodingFailed,
+) -> None:
+    counted = metrics.QUERIES_NOT_ENCODED.labels(cause=fault.cause)._value
+    before = counted.get()
+    world = World(stores=MemoryStores(instruction=instruction()), encoder_fault=fault)
+    searched = await world.recommender.recommend(question(scenario="search", query="tea"))
+    browsed = await world.recommender.recommend(question())
+    assert searched.impression.degraded is None
+    assert searched.instruction is None  # not the older window's, which may say the contrary
+    assert browsed.instruction is not None
+    assert counted.get() == before + 1
 
 
 async def test_each_slate_is_counted_by_what_instructed_it_and_words_have_no_age() -> None:

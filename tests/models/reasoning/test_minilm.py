@@ -6,14 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 from scipy.special import erf
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import BertProcessing
 
 from models.reasoning.minilm import (
     MINILM_FOLDER,
@@ -21,57 +14,23 @@ from models.reasoning.minilm import (
     MiniLmEncoder,
     load_minilm,
 )
+from tests.models.reasoning.tiny_encoder import (
+    CONFIG,
+    HEADS,
+    LAYERS,
+    LONGEST,
+    WIDTH,
+    WORDS,
+    weights,
+    write_encoder_folder,
+)
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "umbrella", "##s", "rain", "tent", "for", "two"]
-WIDTH, HEADS, LAYERS, INNER, LONGEST = 12, 3, 2, 20, 9
-CONFIG = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "hidden_size": WIDTH,
-    "num_attention_heads": HEADS,
-    "num_hidden_layers": LAYERS,
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 16,
-}
 TEXTS = ["Red umbrellas!", "tent", "rain for two red tent umbrella", "two two two"]
-
-
-def weights() -> dict[str, torch.Tensor]:
-    shapes = {
-        "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),
-        "embeddings.position_embeddings.weight": (16, WIDTH),
-        "embeddings.token_type_embeddings.weight": (2, WIDTH),
-        "embeddings.LayerNorm.weight": (WIDTH,),
-        "embeddings.LayerNorm.bias": (WIDTH,),
-    }
-    for layer in range(LAYERS):
-        at = f"encoder.layer.{layer}"
-        square = [f"attention.self.{p}" for p in ("query", "key", "value")]
-        for name in (*square, "attention.output.dense"):
-            shapes |= {f"{at}.{name}.weight": (WIDTH, WIDTH), f"{at}.{name}.bias": (WIDTH,)}
-        shapes |= {f"{at}.intermediate.dense.weight": (INNER, WIDTH)}
-        shapes |= {f"{at}.intermediate.dense.bias": (INNER,)}
-        shapes |= {f"{at}.output.dense.weight": (WIDTH, INNER), f"{at}.output.dense.bias": (WIDTH,)}
-        for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes |= {f"{at}.{norm}.weight": (WIDTH,), f"{at}.{norm}.bias": (WIDTH,)}
-    random = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("encoder")
-    tokenizer = Tokenizer(
-        WordPiece({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]")  # noqa: S106  a word, no password
-    )
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.save(str(target / "tokenizer.json"))
-    (target / "config.json").write_text(json.dumps(CONFIG))
-    (target / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": LONGEST}))
-    save_file(weights(), target / "model.safetensors")
-    return target
+    return write_encoder_folder(tmp_path_factory.mktemp("encoder"))
 
 
 def slowly(ids: list[int]) -> np.ndarray:
@@ -138,6 +97,12 @@ def test_the_id_is_that_of_the_contents(folder: Path, tmp_path: Path) -> None:
     assert MiniLmEncoder.load(other).encoder_id == MiniLmEncoder.load(folder).encoder_id
     (other / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 5}))
     assert MiniLmEncoder.load(other).encoder_id != MiniLmEncoder.load(folder).encoder_id
+
+
+def test_a_saved_copy_is_the_same_encoder(folder: Path, tmp_path: Path) -> None:
+    encoder = MiniLmEncoder.load(folder)
+    encoder.save(tmp_path / "copy")
+    assert MiniLmEncoder.load(tmp_path / "copy").encoder_id == encoder.encoder_id
 
 
 def test_what_is_no_such_encoder_is_refused_by_what_is_missing(

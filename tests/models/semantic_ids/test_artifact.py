@@ -17,13 +17,14 @@ from models.semantic_ids.artifact import (
     published,
 )
 from models.semantic_ids.assigned_items import AssignedItems
-from models.semantic_ids.encoders import EncoderMismatch, reopen_encoder
+from models.semantic_ids.encoders import reopen_encoder
 from models.semantic_ids.fit import FittedSemanticIds, SemanticIdsConfig, fit_semantic_ids
 from models.semantic_ids.item_features import ItemFeaturesConfig
 from models.semantic_ids.item_table import Items
 from models.semantic_ids.new_items import assign_new, without_known
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
 from schemas.catalog import item_key_of
+from schemas.encoding import EncoderMismatch
 from tests.models.semantic_ids.small_catalogue import CATALOGUE, TITLES
 
 LATER = Items(

@@ -12,7 +12,10 @@ import torch
 
 from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.generator.files import load_generator
+from models.reasoning.item_text import item_text
+from models.reasoning.minilm import EncoderFolderInvalid, MiniLmEncoder
 from models.reasoning.text_encoder import CharacterEncoder
+from models.semantic_ids.artifact import EncoderRecord
 from models.semantic_ids.assignment import Codebooks
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
 from models.training.example_tensors import ExampleTensors, InstructionDropout, newest
@@ -31,6 +34,7 @@ from models.training.training_loop import TrainingConfig
 from schemas.actions import ActionType, UserAction
 from schemas.catalog import ItemUpsert, item_key_of
 from schemas.impressions import HistoryFeatures
+from tests.models.reasoning.tiny_encoder import write_encoder_folder
 
 START_MS = 1_783_000_000_000
 MINUTE_MS = 60_000
@@ -109,12 +113,27 @@ def test_a_generation_is_one_complete_folder(tmp_path: Path) -> None:
     assert {"manifest.json", "text_encoder.json", "codebooks.safetensors", "generator.json"} < names
     assert [path.name for path in folder.parent.iterdir()] == ["3"]
     encoder = CharacterEncoder.load(folder)
-    assert manifest.encoder_id == encoder.encoder_id
+    assert manifest.encoder == EncoderRecord(kind="builtin", encoder_id=encoder.encoder_id)
+    assert manifest.dim == encoder.dim
     assert Codebooks.load(folder).codes == load_generator(folder).config.codes == 8
     assert load_generator(folder).config.content_dim == encoder.dim
     assert list(dict.fromkeys(progress.stage for progress in told)) == list(STAGES)
     assert told[-1].done == told[-1].total == 4
     assert manifest.rows == manifest.rows_with_instruction == 96
+
+
+def test_a_generation_of_another_encoder_takes_it_along(tmp_path: Path) -> None:
+    source = write_encoder_folder(tmp_path / "tiny")
+    manifest, _ = fit(tmp_path, replace(CONFIG, encoder=str(source)))
+    folder = tmp_path / "generations" / "3"
+    encoder = MiniLmEncoder.load(folder / "text_encoder")
+    assert manifest.encoder == EncoderRecord(kind="folder", encoder_id=encoder.encoder_id)
+    assert manifest.dim == encoder.dim == load_generator(folder).config.content_dim
+    assert not (folder / "text_encoder.json").exists()
+    vectors = encoder.encode([item_text(item) for item in ITEMS])
+    assert len(np.unique(Codebooks.load(folder).assign(vectors), axis=0)) > 1
+    with pytest.raises(EncoderFolderInvalid, match="no config"):
+        fit(tmp_path / "b", replace(CONFIG, encoder=str(tmp_path / "nowhere")))
 
 
 def test_equal_seeds_give_equal_weights_and_leave_torchs_own_alone(tmp_path: Path) -> None:
