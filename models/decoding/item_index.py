@@ -300,7 +300,7 @@ def _numbers(sids: torch.Tensor, width: int) -> torch.Tensor:
     """Returns one sortable number an SID: its codes as digits. 4 levels of 32,767 codes fit into 63
     bits.
     """
-    numbers = torch.zeros(len(sids), dtype=torch.int64)
+    numbers = torch.zeros(len(sids), dtype=torch.int64, device=sids.device)
     for level in range(sids.shape[1]):
         numbers = numbers * width + sids[:, level]
     return numbers
