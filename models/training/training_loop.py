@@ -46,6 +46,10 @@ class TrainingConfig:
     instructions: InstructionDropout = field(default_factory=InstructionDropout)
     weights: LossWeights = field(default_factory=LossWeights)
 
+    def compute(self) -> Compute:
+        """Returns where and how this process computes. Raises `ComputeUnavailable`."""
+        return compute_of(self.device, self.precision, compiled=self.compile)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -84,8 +88,7 @@ def train(
     torchrun the processes share each step; the first of them writes checkpoints. The weights end
     where they began, on the CPU. Raises `CheckpointOfAnotherRun`, `ComputeUnavailable`.
     """
-    compute = compute_of(config.device, config.precision, compiled=config.compile)
-    run = _Run(generator, examples, index, config, compute)
+    run = _Run(generator, examples, index, config)
     belongs_to = run.hash() if checkpointing else ""
     if checkpointing:
         run.resume(checkpointing, belongs_to)
@@ -110,14 +113,13 @@ class _Run:
         examples: ExampleTensors,
         index: ItemIndex,
         config: TrainingConfig,
-        compute: Compute,
     ) -> None:
         self._generator = generator
         self._examples = examples
-        self._index = moved(index, compute.device)
         self._config = config
-        self._compute = compute
-        compute.prepare(generator)
+        self._compute = config.compute()
+        self._compute.prepare(generator)
+        self._index = moved(index, self._compute.device)
         self._share: Share = this_share()
         self._rng = torch.Generator().manual_seed(config.seed)
         self._optimizer = torch.optim.AdamW(
