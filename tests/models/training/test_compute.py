@@ -95,7 +95,7 @@ def test_a_step_makes_no_tensor_on_the_host_by_default(monkeypatch: pytest.Monke
 
 def test_everything_of_an_index_is_moved() -> None:
     found = moved(INDEX, torch.device("meta"))
-    tensors = [found.keys_N, found.codes_NL, found.content_NC, found.leaf_rows_N]
+    tensors = [found.keys_N, found.codes_NL, found.content_NC, found.in_stock_N, *found.counts]
     for level in found.levels:
         assert level.table is not None
         tensors += [level.codes, level.first_child, level.labels, level.steps_K, *level.table]
