@@ -90,7 +90,7 @@ def test_the_default_windows_are_those_of_the_settings() -> None:
 class StuckApp:
     """A Faust app that has crashed, and whose stop waits for what nobody acknowledges."""
 
-    crash_reason = OffsetsSkipped(partition=0, found=2, wanted=1)
+    crash_reason: OffsetsSkipped | None = OffsetsSkipped(partition=0, found=2, wanted=1)
 
     async def start(self) -> None:
         pass
