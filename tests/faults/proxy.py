@@ -7,7 +7,7 @@ and new ones are accepted, as by a switch that drops every packet: nobody gets a
 import asyncio
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -68,14 +68,12 @@ class Proxy:
     async def _connected(
         self, server: int, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
-        try:
+        # The loop's end is no error: asyncio 3.11 would ask a cancelled task for its exception.
+        with suppress(OSError, asyncio.CancelledError), closing(to_client):
             await self._flows.wait()
             answers, to_server = await asyncio.open_connection(LOOPBACK, server)
-        except OSError:
-            to_client.close()
-            return
-        there, back = self._pump(client, to_server), self._pump(answers, to_client)
-        await asyncio.gather(there, back)
+            there, back = self._pump(client, to_server), self._pump(answers, to_client)
+            await asyncio.gather(there, back)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         """Passes bytes on until one side ends; an end is held like all else."""
