@@ -16,44 +16,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as replace_part
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from msgspec.structs import replace
 
-from agents.demo.training_windows import served_windows
-from agents.settings import Settings
 from benchmarks.next_item_baselines import NEAREST, baseline_ranks
 from benchmarks.next_item_cases import Case, Cases, cases_of
+from benchmarks.next_item_generation import SCENARIO, fitted_generation, policy_of
 from benchmarks.report import finish, parser, show
-from models.decoding.item_index import ItemIndex
-from models.decoding.neighbours import NeighbourConfig
 from models.evaluation.steering import paired_difference, shuffled
 from models.features import build_history
-from models.generator.files import load_generator
-from models.reasoning.item_text import item_text
 from models.reasoning.text_encoder import CharacterEncoder
-from models.semantic_ids.assignment import Codebooks
-from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
 from models.serving.engine import GeneratorEngine
-from models.serving.policy_directory import LoadedPolicy, Manifest
-from models.training.checkpoint import Checkpointing
-from models.training.fit import FitConfig, FitProgress, GenerationManifest, Log, fit_generation
+from models.serving.policy_directory import LoadedPolicy
 from models.training.folder import FolderData, read_folder
 from models.training.instructions import behaviour_of
-from models.training.neighbour_table import neighbours_of
-from models.training.training_loop import TrainingConfig
 from models.vectors import pack
-from schemas.catalog import item_key_of
 from schemas.generation import GenerationRequest, GenerationResponse
 from schemas.topics import DAY_MS
 
-SCENARIO = "home"
-CODES = 256
 STEPS, QUICK_STEPS = 1_800, 150
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 USERS, QUICK_USERS = 4_000, 500
@@ -61,6 +46,7 @@ VALIDATION_USERS, QUICK_VALIDATION_USERS = 2_000, 300
 BEAMS = 50
 KS = (5, 10)
 BATCH = 16
+TIMED = 400
 DEFAULT_DATA = Path("../shared/data/amazon14_beauty")
 OWN, DEFAULT, OTHERS = "own instruction", "learnable default", "another user's"
 RERANKED = "own instruction + table on the beams"
@@ -112,9 +98,9 @@ def _seed(
     home: Path, data: FolderData, cases: Cases, baselines: Ranks, seed: int, steps: int
 ) -> dict[str, Any]:
     began = time.monotonic()
-    fitted, folder = _fitted(home, data, seed, steps)
+    fitted, folder = fitted_generation(home, data, seed, steps)
     trained_s = time.monotonic() - began
-    policy, encoder = _policy(folder, data)
+    policy, encoder = policy_of(folder, data)
     weight, validation = _chosen_weight(policy, encoder, cases.validation)
     ranks = {**baselines, **_ranks(policy, encoder, cases.test, seed, weight)}
     return {
@@ -123,73 +109,11 @@ def _seed(
         "semantic_ids": fitted.distinct_semantic_ids,
         "code_ce": fitted.code_ce,
         "weight": weight,
+        "request_ms": _cost_ms(policy, cases.test),
         "validation": validation,
         **{name: _hits(ranks[name]) for name in CONDITIONS},
         **{f"{one} - {other}": _gap(ranks[one], ranks[other]) for one, other in GAPS},
     }
-
-
-def _fitted(home: Path, data: FolderData, seed: int, steps: int) -> tuple[GenerationManifest, Path]:
-    """Returns the generation of a seed: the one in `home`, or a new one, which goes on where it was
-    cut.
-    """
-    folder = home / "generations" / str(seed + 1)
-    if (folder / "manifest.json").is_file():
-        text = (folder / "manifest.json").read_bytes()
-        kept = msgspec.json.decode(text, type=GenerationManifest)
-        if (kept.seed, kept.steps, kept.items) != (seed, steps, len(data.items)):
-            raise SystemExit(f"{folder}: of other steps or data; name an empty folder for --keep")
-        return kept, folder
-    log = Log(
-        items=data.items,
-        actions=data.actions,
-        windows=served_windows(Settings(), expire=False),
-        scenarios=[SCENARIO],
-    )
-    config = FitConfig(
-        max_rows=len(data.actions),
-        codebooks=ResidualKMeansConfig(codes=CODES),
-        training=TrainingConfig(steps=steps, seed=seed),
-    )
-    checkpoint = home / "training" / f"{seed + 1}.safetensors"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    fitted = fit_generation(
-        log,
-        home=home,
-        generation=seed + 1,
-        created_ms=0,
-        config=config,
-        progress=_say,
-        checkpointing=Checkpointing(path=checkpoint, every=100),
-    )
-    checkpoint.unlink()
-    return fitted, folder
-
-
-def _say(progress: FitProgress) -> None:
-    if progress.done == progress.total or progress.done % 200 == 0:
-        print(f"  {progress.stage}: {progress.done}/{progress.total} {progress.note}", flush=True)
-
-
-def _policy(folder: Path, data: FolderData) -> tuple[LoadedPolicy, CharacterEncoder]:
-    encoder, books = CharacterEncoder.load(folder), Codebooks.load(folder)
-    content = encoder.encode([item_text(item) for item in data.items])
-    index = ItemIndex.build(
-        keys=torch.tensor([item_key_of(item.item_id) for item in data.items]),
-        codes=torch.from_numpy(books.assign(content)),
-        content=torch.from_numpy(content),
-    )
-    manifest = Manifest(
-        policy_version=1, generation=1, index_offset=0, scenarios=[SCENARIO], created_ms=0
-    )
-    generator = load_generator(folder)
-    policy = LoadedPolicy(
-        manifest=manifest,
-        generator=generator,
-        index=index,
-        neighbours=neighbours_of(data.actions, NeighbourConfig(weight=1.0)),
-    )
-    return policy, encoder
 
 
 def _weighted(policy: LoadedPolicy, weight: float) -> GeneratorEngine:
@@ -210,6 +134,24 @@ def _chosen_weight(
     }
     best = max(found, key=lambda weight: found[weight][CHOSEN_BY])
     return best, {str(weight): hits for weight, hits in found.items()}
+
+
+def _cost_ms(policy: LoadedPolicy, cases: Sequence[Case]) -> dict[str, float]:
+    """Returns the median of a request decoded alone on one thread, without and with the table, in
+    turn.
+    """
+    policies = {"without": replace_part(policy, neighbours=None), "with": policy}
+    engines = {name: GeneratorEngine(own) for name, own in policies.items()}
+    times_ms: dict[str, list[float]] = {name: [] for name in engines}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for request in map(_request, cases[:TIMED]):
+        for name, engine in engines.items():
+            began = time.perf_counter()
+            engine.generate([request])
+            times_ms[name].append(1_000 * (time.perf_counter() - began))
+    torch.set_num_threads(threads)
+    return {name: median(found) for name, found in times_ms.items()}
 
 
 def _ranks(
@@ -307,6 +249,12 @@ def _report(results: dict[str, Any]) -> None:
         [weight, *(f"{seed['validation'][weight][CHOSEN_BY]:.4f}" for seed in seeds)]
         for weight in map(str, WEIGHTS)
     ]
+    for seed in seeds:
+        cost = seed["request_ms"]
+        print(
+            f"seed {seed['seed']}: a request alone {cost['without']:.2f} ms, with the table"
+            f" {cost['with']:.2f} ms (medians of {TIMED}, one thread)"
+        )
     title = f"the table's weight, {CHOSEN_BY} of {results['validation_users']} validation items"
     chosen = [f"seed {seed['seed']} (takes {seed['weight']})" for seed in seeds]
     show(title, ["weight", *chosen], rows)

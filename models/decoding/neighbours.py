@@ -132,9 +132,9 @@ class Neighbours:
         padding.
         """
         items_BR = self._places(_newest(history_BS, self.config.recent))
-        starts = pad(self.starts, (0, 1), value=len(self.places_E))  # item T has no pair
-        first_BR = starts[items_BR]
-        pairs_BR = starts[items_BR + 1] - first_BR
+        first_BR = self.starts[items_BR]
+        after_BR = self.starts[(items_BR + 1).clamp_(max=len(self.keys_T))]  # item T has no pair
+        pairs_BR = after_BR - first_BR
         number_K = torch.arange(max(1, int(pairs_BR.max())))
         padding_BRK = number_K >= pairs_BR.unsqueeze(2)
         at_BRK = (first_BR.unsqueeze(2) + number_K).clamp_(max=len(self.places_E) - 1)
