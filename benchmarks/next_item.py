@@ -43,16 +43,17 @@ STEPS, QUICK_STEPS = 1_800, 150
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 USERS, QUICK_USERS = 4_000, 500
 VALIDATION_USERS, QUICK_VALIDATION_USERS = 2_000, 300
-BEAMS = 50
+BEAMS, WIDE_BEAMS = 50, 200
 KS = (5, 10, 50)  # 50: whether it is among the answers at all
 BATCH = 16
 TIMED = 400
 DEFAULT_DATA = Path("../shared/data/amazon14_beauty")
 OWN, DEFAULT, OTHERS = "own instruction", "learnable default", "another user's"
 RERANKED = "own instruction + table on the beams"
-CONDITIONS = (OWN, DEFAULT, OTHERS, RERANKED)
-GAPS = ((OWN, DEFAULT), (OWN, OTHERS), (RERANKED, OWN), (RERANKED, NEAREST))
-WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 2.0)
+WIDER = f"the same, {WIDE_BEAMS} beams"
+CONDITIONS = (OWN, DEFAULT, OTHERS, RERANKED, WIDER)
+GAPS = ((OWN, DEFAULT), (OWN, OTHERS), (RERANKED, OWN), (RERANKED, NEAREST), (WIDER, NEAREST))
+WEIGHTS = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 CHOSEN_BY = "HR@10"
 Ranks = Mapping[str, Sequence[int | None]]
 
@@ -164,29 +165,33 @@ def _ranks(
     """Returns the target's place by condition and user, None where it is not among the beams."""
     vectors = [pack(vector) for vector in encoder.encode([case.instruction for case in cases])]
     others = shuffled(len(cases), np.random.default_rng(seed))
-    plain = GeneratorEngine(replace_part(policy, neighbours=None))
+    plain, tabled = _weighted(replace_part(policy, neighbours=None), 0), _weighted(policy, weight)
     return {
         OWN: _places(plain, cases, vectors),
         DEFAULT: _places(plain, cases, [None] * len(cases)),
         OTHERS: _places(plain, cases, [vectors[other] for other in others]),
-        RERANKED: _places(_weighted(policy, weight), cases, vectors),
+        RERANKED: _places(tabled, cases, vectors),
+        WIDER: _places(tabled, cases, vectors, WIDE_BEAMS),
     }
 
 
 def _places(
-    engine: GeneratorEngine, cases: Sequence[Case], instructions: Sequence[bytes | None]
+    engine: GeneratorEngine,
+    cases: Sequence[Case],
+    instructions: Sequence[bytes | None],
+    beams: int = BEAMS,
 ) -> list[int | None]:
-    answers = _answers(engine, [_request(case) for case in cases], instructions)
+    answers = _answers(engine, [_request(case, beams) for case in cases], instructions)
     return [_place(answer, case.target_key) for answer, case in zip(answers, cases, strict=True)]
 
 
-def _request(case: Case) -> GenerationRequest:
+def _request(case: Case, beams: int = BEAMS) -> GenerationRequest:
     behaviour = [behaviour_of(action) for action in case.past]
     history = build_history(behaviour, case.past[-1].event_time_ms + DAY_MS, 20)
     return GenerationRequest(
         scenario=SCENARIO,
         history=history,
-        beams=BEAMS,
+        beams=beams,
         exclude_keys=sorted({one.item_key for one in behaviour if one.item_key is not None}),
     )
 
