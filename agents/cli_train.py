@@ -1,19 +1,18 @@
 """`oxygenrec train`: a generation from a data folder, one TOML file an experiment.
 
 The generation stands where `oxygenrec up --data DIR` looks for it. Beside it, in `training/`: the
-checkpoint of a run under way, and the losses of every step as JSON lines. torch and pyarrow are
-loaded when the verb runs.
+checkpoint of a run under way, and its steps as JSON lines and for TensorBoard. torch and pyarrow
+are loaded when the verb runs.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 USAGE = (
     "CheckpointOfAnotherRun",
     "CodebookConfigInvalid",
+    "ComputeUnavailable",
     "EncoderFolderInvalid",
     "ExperimentInvalid",
     "GeneratorConfigInvalid",
@@ -74,9 +74,14 @@ class Files:
         return self.home / "training" / f"{self.generation}.safetensors"
 
     @property
-    def losses(self) -> Path:
+    def lines(self) -> Path:
         """One JSON line a step."""
         return self.home / "training" / f"{self.generation}.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's files: a run a generation."""
+        return self.home / "training" / "tensorboard" / str(self.generation)
 
 
 def train(
@@ -142,8 +147,7 @@ def _fit(
     # Seed 0 is `oxygenrec up`'s: the same users live on there. The data keep their own times, so
     # that a run given again sees the same windows.
     log = log_of(ReplayedSource(data, 0, None), settings)
-    files.losses.parent.mkdir(parents=True, exist_ok=True)
-    with _told(files.losses, rank) as (bar, line):
+    with _told(files, rank) as (bar, line):
         manifest = fit_generation(
             log,
             home=files.home,
@@ -161,9 +165,9 @@ def _fit(
 
 @contextmanager
 def _told(
-    losses: Path, rank: int
+    files: Files, rank: int
 ) -> Iterator[tuple[Callable[[FitProgress], None], Callable[[Progress], None]]]:
-    """Yields what draws the bar and what appends a step's losses; nothing for other processes."""
+    """Yields what draws the bar and what writes a step down; nothing for other processes."""
     if rank:
         yield (lambda _: None), (lambda _: None)
         return
@@ -171,8 +175,13 @@ def _told(
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+    from models.training.curves import Curves
+
     tasks: dict[str, TaskID] = {}
-    with Bars(console=Console(stderr=True)) as bars, losses.open("a+") as file:
+    with (
+        Bars(console=Console(stderr=True)) as bars,
+        Curves(files.lines, files.events, time.time) as curves,
+    ):
 
         def bar(said: FitProgress) -> None:
             if said.stage not in tasks:
@@ -180,24 +189,7 @@ def _told(
             description = f"{said.stage}  {said.note}" if said.note else said.stage
             bars.update(tasks[said.stage], completed=said.done, description=description)
 
-        def line(step: Progress) -> None:
-            if not kept:
-                kept.append(_cut_back(file, step.step))
-            file.write(json.dumps(asdict(step)) + "\n")
-            file.flush()
-
-        kept: list[int] = []
-        yield bar, line
-
-
-def _cut_back(file: TextIO, step: int) -> int:
-    """Takes back the lines from `step` on: a run goes on at its checkpoint, which is older."""
-    file.seek(0)
-    lines = [text for text in file if text.endswith("\n") and json.loads(text)["step"] < step]
-    file.seek(0)
-    file.truncate()
-    file.writelines(lines)
-    return len(lines)
+        yield bar, curves
 
 
 def _show(manifest: GenerationManifest, files: Files, data: Path) -> None:
@@ -205,7 +197,7 @@ def _show(manifest: GenerationManifest, files: Files, data: Path) -> None:
         f"{files.folder}: {manifest.preset}, {manifest.rows} rows, {manifest.steps} steps,"
         f" code loss {manifest.code_ce:.3f}, item loss {manifest.item_ce:.3f} nats"
     )
-    typer.echo(f"losses of every step: {files.losses}")
+    typer.echo(f"losses of every step: {files.lines}; tensorboard --logdir {files.events.parent}")
     if manifest.generation == 1:
         typer.echo(f"serve it: oxygenrec up --data {data}")
 
@@ -213,12 +205,13 @@ def _show(manifest: GenerationManifest, files: Files, data: Path) -> None:
 @contextmanager
 def _torchrun() -> Iterator[int]:
     """Yields this process's rank, in a group where torchrun started several."""
-    from torch import distributed
+    from torch import cuda, distributed
 
     if not distributed.is_torchelastic_launched():
         yield 0
         return
-    distributed.init_process_group("gloo")  # the loop computes on CPU
+    # Losses are exchanged on the host, gradients where the weights are.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo")
     try:
         yield distributed.get_rank()
     finally:

@@ -70,8 +70,19 @@ def build_table(app: faust.App) -> Any:
 
 
 def bytes_topic(app: faust.App, name: str) -> Any:
-    """Returns a topic whose keys and values stay bytes."""
-    return app.topic(name, key_type=bytes, value_type=bytes, allow_empty=True)
+    """Returns a topic whose keys and values stay bytes, whatever is in them.
+
+    Faust's default would read each value as JSON first, and keep what is none from us.
+    """
+    raw = "raw"
+    return app.topic(
+        name,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer=raw,
+        value_serializer=raw,
+        allow_empty=True,
+    )
 
 
 def on_assignment(app: faust.App, handler: Callable[[set[int]], None]) -> None:

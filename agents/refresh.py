@@ -34,7 +34,7 @@ class RefreshStore(Protocol):
     async def progress(self) -> RefreshProgress | None: ...
     async def save(self, progress: RefreshProgress) -> None: ...
     async def finish(self) -> None: ...
-    async def page(self, cursor: int, count: int) -> Page: ...
+    async def page(self, node: int, cursor: int, count: int) -> Page: ...
     async def newest_before(
         self, users: Sequence[str], times_ms: Sequence[int]
     ) -> list[int | None]: ...
@@ -61,10 +61,10 @@ class Refresh:
         begun = kept or RefreshProgress(server="", begun_ms=self.now_ms())
         started_s, sent = self.monotonic_s(), 0
         while True:
-            page = await self.store.page(begun.cursor, self.config.page)
+            page = await self.store.page(begun.node, begun.cursor, self.config.page)
             if page.server != begun.server:
-                if begun.cursor:
-                    logger.warning("Redis was started anew: the walk begins again")
+                if begun.node or begun.cursor:
+                    logger.warning("Redis was started anew, or slots moved: the walk begins again")
                     begun = RefreshProgress(server=page.server, begun_ms=self.now_ms())
                     continue
                 begun = replace(begun, server=page.server)
@@ -76,12 +76,13 @@ class Refresh:
                 await self.sleep(max(0.0, ahead_s))
             begun = replace(
                 begun,
+                node=page.node,
                 cursor=page.cursor,
                 keys=begun.keys + page.keys,
                 users=begun.users + len(due),
             )
             report(begun, page.keys_there_are)
-            if page.cursor == 0:
+            if page.last:
                 await self.store.finish()
                 return begun
             await self.store.save(begun)

@@ -9,6 +9,9 @@ overwritten. Everything is written by the stores that the workers write with, in
 4. `instructions`: the newest of each user that has not expired, erased users excepted;
 5. the key `epoch`: the writers go on.
 
+A cluster of which one master lost its memory is replayed as a whole: no log is ordered by buckets,
+and the writers of all of them wait before long (decisions/0015).
+
 What the logs no longer hold does not come back: `actions` are retained for 7 days. A restore that
 was cut begins again from the start: every step is idempotent.
 """
@@ -42,11 +45,12 @@ from streams.dead_letters import Source
 from streams.log_reader import LogReader, LogRecord
 from streams.partitioner import partition_of
 from streams.redis_client import router_client, worker_client
-from streams.redis_epoch import EPOCH_KEY
+from streams.redis_epoch import Epochs
 from streams.redis_history import HistoryWriter
 from streams.redis_instructions import RedisInstructions
 from streams.redis_items import RedisItems
 from streams.redis_profiles import RedisProfiles
+from streams.redis_servers import identity_of
 
 READ = (topics.USERS, topics.SEMANTIC_IDS, topics.CATALOG, topics.ACTIONS, topics.INSTRUCTIONS)
 T = TypeVar("T")
@@ -81,6 +85,19 @@ class RedisUnreachable(OxygenRecError):
         super().__init__(f"Redis at {url} did not answer: {cause}; then `oxygenrec restore` again")
 
 
+class LostMeanwhile(OxygenRecError):
+    """A server of Redis was started anew, or replaced, while the logs were replayed."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, *, url: str) -> None:
+        self.url = url
+        super().__init__(
+            f"Redis at {url} was started anew or changed its masters during the restore, and may"
+            " lack what was written before: the writers go on waiting; `oxygenrec restore` again"
+        )
+
+
 @dataclass(slots=True)
 class Restored:
     """How much was written."""
@@ -95,20 +112,23 @@ async def restore(settings: Settings, report: Report, *, force: bool = False) ->
     """Returns what was written, None where the epoch says that nothing is missing.
 
     `force`: replays all the same; the writers wait meanwhile. Raises `TopicsDiffer`,
-    `RestoreRunning`, `RedisUnreachable`, `LogReadTimeout`.
+    `RestoreRunning`, `LostMeanwhile`, `RedisUnreachable`, `LogReadTimeout`.
     """
     await asyncio.to_thread(check_topics, settings.kafka, READ)
     client = worker_client(settings.redis)
     try:
-        if force:
-            await client.delete(EPOCH_KEY)
-        elif await client.exists(EPOCH_KEY):
+        epochs = Epochs(client)
+        if not force and not await epochs.missing():
             return None
         if not await client.set(LOCK_KEY, 1, nx=True, px=LOCK_MS):
             raise RestoreRunning(url=settings.redis.url)
+        servers = await identity_of(client)
+        await epochs.end()
         done = await Restore(settings, client, report).run()
-        await client.set(EPOCH_KEY, _now_ms())
         await client.delete(LOCK_KEY)
+        if await identity_of(client) != servers:
+            raise LostMeanwhile(url=settings.redis.url)
+        await epochs.begin(_now_ms())
     except RedisError as error:
         raise RedisUnreachable(url=settings.redis.url, cause=str(error)) from error
     finally:

@@ -1,12 +1,13 @@
 """Does memory stay flat, and is there state for open windows only?
 
 Real Kafka and Redis; router, window aggregator, instruction writer and reward joiner, one process
-each, at a steady 2,000 actions/s (4 % high-value, windows of 10 s, 100 new users and 20 slates a
+each, at a steady 2,000 actions/s (4 % high-value, windows of 10 s, 400 new users and 20 slates a
 second). Each second: every process' resident memory, the open windows, the rows alive in the
 window table's changelog, Redis' memory. Exit 1 when one of these does not hold:
 
-- a worker's memory grows by at most `GROWTH_MIB_PER_HOUR` over the last two thirds (the router
-  remembers event ids up to a length: it is set small here, so that it is full in the first third);
+- a worker's memory grows by at most `GROWTH_MIB_PER_HOUR` over the last two thirds. What fills up
+  by design is full before: the router's remembered event ids (set small here) after 40 s, its
+  partitions of the newest 65,536 users after 164 s;
 - no more windows are open, and no more rows alive, than can be by the clock;
 - when traffic has ended and the last window has closed, no window is open and no row alive but
   each partition's watermark.

@@ -13,8 +13,8 @@ from streams.windows import WindowConfig, window_start_ms
 
 ACTIONS_PER_S = 2_000
 HIGH_VALUE_EVERY = 25  # 4 %: 80 a second
-NEW_USER_EVERY = 20  # actions: 100 new users a second, and each acts about 20 times
-ACTIVE_USERS = 3_000  # a user comes and goes within half a minute
+NEW_USER_EVERY = 5  # actions: 400 new users a second, and each acts about 5 times
+ACTIVE_USERS = 12_000  # a user comes and goes within half a minute
 SLATE_EVERY = 100  # actions: 20 slates a second, each clicked once
 SLATE_ITEMS = 5
 

@@ -11,6 +11,7 @@ runs, beside one Kafka node and one Redis.
 - same identity: the same, with `kafka.instance_id` (a static member);
 - taken over: two dynamic members, one killed for good.
 
+A worker that gives up by itself is started again, and counted.
 `--workers router,...` and `--cases restarted,...` measure these alone; `--keep DIR` keeps logs.
 --quick: two repetitions.
 """
@@ -140,10 +141,15 @@ def main() -> None:
     with TemporaryDirectory() as name, servers(given.keep or Path(name)) as at:
         for worker in given.workers.split(","):
             for case in given.cases.split(","):
-                found = _measure(at, worker, case, repetitions)
-                row = [worker, case, statistics.median(found), max(found)]
+                found, gave_up = _measure(at, worker, case, repetitions)
                 rows.append(
-                    dict(zip(("worker", "case", "median_s", "longest_s"), row, strict=True))
+                    {
+                        "worker": worker,
+                        "case": case,
+                        "median_s": statistics.median(found),
+                        "longest_s": max(found),
+                        "gave_up": gave_up,
+                    }
                 )
                 print(worker, case, *(f"{seconds:.1f}" for seconds in found), flush=True)
     table = [
@@ -153,7 +159,7 @@ def main() -> None:
     finish("takeover", {"takeover": rows}, started=started, path=given.json)
 
 
-def _measure(at: Servers, name: str, case_name: str, repetitions: int) -> list[float]:
+def _measure(at: Servers, name: str, case_name: str, repetitions: int) -> tuple[list[float], int]:
     worker, case = WORKERS[name], CASES[case_name]
     rng = random.Random(f"{name} {case_name}")
     group = Group(at, name, case.instance_id)
@@ -176,13 +182,13 @@ def _measure(at: Servers, name: str, case_name: str, repetitions: int) -> list[f
                     if case.kills and case.restarts and turn:
                         time.sleep(max(0.0, began + RESTART_AFTER_S - time.monotonic()))
                         group.start()
-                    _await(answers, set(users), f"{name}, {case_name}; see {group.log}")
+                    _await(answers, set(users), group)
                     found.append(time.monotonic() - began)
                 if case.kills and not case.restarts and turn:
                     group.start()  # the next to be killed is the one that took over
         finally:
             group.stop()
-    return found[1:]
+    return found[1:], group.gave_up
 
 
 class Group:
@@ -190,6 +196,7 @@ class Group:
 
     def __init__(self, at: Servers, name: str, instance_id: str) -> None:
         self.log = at.folder / f"{name}.log"
+        self.gave_up = 0  # processes that ended by themselves
         self._name = name
         self._running: list[subprocess.Popen[bytes]] = []
         self._admin = AdminClient({"bootstrap.servers": at.bootstrap})
@@ -217,10 +224,19 @@ class Group:
         oldest.kill()
         oldest.wait(10)
 
+    def supervise(self) -> None:
+        """Starts a process in place of each that ended by itself."""
+        ended = [process for process in self._running if process.poll() is not None]
+        for process in ended:
+            self._running.remove(process)
+            self.gave_up += 1
+            self.start()
+
     def until_stable(self, members: int) -> None:
         """Returns when the group has so many members, each with its partitions."""
 
         def stable() -> bool:
+            self.supervise()
             group = WORKERS[self._name].group
             try:
                 described = self._admin.describe_consumer_groups([group])[group].result(10)
@@ -276,12 +292,13 @@ def _answers(bootstrap: str, topic: str) -> Iterator[Consumer]:
         consumer.close()
 
 
-def _await(answers: Consumer, users: set[str], what: str) -> None:
+def _await(answers: Consumer, users: set[str], group: "Group") -> None:
     limit = time.monotonic() + LIMIT_S
     while users:
         if time.monotonic() > limit:
-            raise SystemExit(f"no answer within {LIMIT_S:g} s for {sorted(users)}: {what}")
+            raise SystemExit(f"no answer within {LIMIT_S:g} s for {sorted(users)}; see {group.log}")
         users -= {_key(message.key()) for message in answers.consume(100, 0.05)}
+        group.supervise()
 
 
 def _key(key: Any) -> str:

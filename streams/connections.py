@@ -28,7 +28,8 @@ class KafkaConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisConfig:
-    """Redis' (or Valkey's) address: one server, or `redis+sentinel://host:port,.../master`.
+    """Redis' (or Valkey's) address: one server, `redis+sentinel://host:port,.../master`, or
+    `redis+cluster://host:port,...`.
 
     The edge gives it 10 ms of its 100 ms deadline (FLOW, guarantee 6).
     """

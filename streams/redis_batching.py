@@ -6,10 +6,13 @@ its event loop; they go out together, and each caller gets its own answer or its
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import AskError, RedisError, TryAgainError
+
+from streams.redis_cluster import AsyncCluster
 
 # Nobody waits long behind the others, and an answer of thousands is not held in memory at once.
 MOST_COMMANDS = 128
@@ -17,8 +20,8 @@ MOST_COMMANDS = 128
 _Asked = tuple[tuple[Any, ...], dict[str, Any], asyncio.Future[Any]]
 
 
-class BatchingRedis(redis.asyncio.Redis):
-    """A client whose single commands of one turn of the event loop share a round trip.
+class Batching:
+    """Mixed into a client: single commands of one turn of the event loop share a round trip.
 
     Commands keep the order in which they were asked for within a batch, as in one pipeline; two
     batches may overtake each other, as two calls may that nobody awaits. A pipeline that the caller
@@ -48,10 +51,7 @@ class BatchingRedis(redis.asyncio.Redis):
 
     async def _exchange(self, asked: list[_Asked]) -> None:
         try:
-            async with self.pipeline(transaction=False) as pipeline:
-                for args, options, _ in asked:
-                    pipeline.execute_command(*args, **options)
-                answers = await pipeline.execute(raise_on_error=False)
+            answers = await self._answers(asked)
         except (RedisError, OSError) as error:
             answers = [error] * len(asked)
         except BaseException:
@@ -65,3 +65,40 @@ class BatchingRedis(redis.asyncio.Redis):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+    async def _answers(self, asked: list[_Asked], **how: Any) -> list[Any]:
+        """Returns answers and errors, in order. Raises where there is none to anything."""
+        async with cast(Any, self).pipeline(transaction=False) as pipeline:
+            for args, options, _ in asked:
+                pipeline.execute_command(*args, **options)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False, **how)
+        return answers
+
+
+class BatchingRedis(Batching, redis.asyncio.Redis):  # type: ignore[misc]  # redis-py's mixins
+    """One server's client of a worker."""
+
+
+class BatchingCluster(Batching, AsyncCluster):  # type: ignore[misc]  # redis-py's mixins
+    """A cluster's client of a worker: one round trip to each master concerned, all at once.
+
+    What concerns no key, or names its nodes, goes out alone; so does, a second time, what a master
+    sent elsewhere: redis-py learns from single commands where slots have moved to.
+    """
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Returns the command's answer. Raises what Redis answered to it, or why none came."""
+        if args[0] in self.command_flags or "target_nodes" in options:
+            return await RedisCluster.execute_command(self, *args, **options)
+        return await super().execute_command(*args, **options)
+
+    async def _answers(self, asked: list[_Asked], **how: Any) -> list[Any]:
+        answers = await super()._answers(asked, allow_redirections=False, **how)
+        for place, answer in enumerate(answers):
+            if isinstance(answer, (AskError, TryAgainError)):  # a MovedError is an AskError
+                args, options, _ = asked[place]
+                try:
+                    answers[place] = await RedisCluster.execute_command(self, *args, **options)
+                except (RedisError, OSError) as error:
+                    answers[place] = error
+        return answers

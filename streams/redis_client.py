@@ -1,85 +1,30 @@
 """Connections to Redis or Valkey, with the time limits of each kind of caller.
 
-One server (`redis://`, `rediss://`, `unix://`), or the master that sentinels name
+One server (`redis://`, `rediss://`, `unix://`); the master that sentinels name
 (`redis+sentinel://[user:password@]host[:port][,host[:port]...]/master[/db]`): after a failover each
-new connection goes to the new master. A cluster is refused: our scripts change keys of many users
-at once, or a user's beside the epoch, and these lie in different slots.
+new connection goes to the new master; or a cluster (`redis+cluster://[user:password@]host[:port]
+[,host[:port]...]`), whose keys lie in buckets (`streams/redis_keys.py`).
 """
 
-from typing import Any, NamedTuple, Self, cast
-from urllib.parse import unquote
+from typing import Any, cast
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 import redis.asyncio.sentinel
+import redis.cluster
 import redis.sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
-from schemas.errors import OxygenRecError
 from streams.connections import RedisConfig
-from streams.redis_batching import BatchingRedis
+from streams.redis_addresses import ClusterAddress, SentinelAddress
+from streams.redis_batching import BatchingCluster, BatchingRedis
+from streams.redis_cluster import AsyncCluster, RouterCluster
 
 EDGE_TIMEOUT_S = 1.0
 EDGE_CONNECTIONS = 128  # beyond them a request is degraded at once: Redis does not keep up
 WORKER_TIMEOUT_S = 5.0  # a worker can wait: a saving or failing-over server answers within seconds
-SENTINEL_PORT = 26379
-SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
-CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
-
-
-class RedisUrlInvalid(OxygenRecError):
-    """An address that is no single server and no sentinels."""
-
-    def __init__(self, *, found: str, wanted: str) -> None:
-        self.found = found
-        self.wanted = wanted
-        super().__init__(f"redis.url: found {found}, wanted {wanted}")
-
-
-class SentinelAddress(NamedTuple):
-    """Where the sentinels are, and which master they watch; credentials are the master's."""
-
-    sentinels: list[tuple[str, int]]
-    master: str
-    db: int
-    username: str | None
-    password: str | None
-    tls: bool
-
-    @classmethod
-    def of(cls, url: str) -> Self | None:
-        """Returns the address, None for one server's. Raises `RedisUrlInvalid`."""
-        scheme, _, rest = url.partition("://")
-        if scheme in CLUSTER_SCHEMES:
-            wanted = "one server or sentinels: scripts change keys of several slots at once"
-            raise RedisUrlInvalid(found=f"{scheme}://", wanted=wanted)
-        if scheme not in SENTINEL_SCHEMES:
-            return None
-        credentials, _, places = rest.rpartition("@")
-        hosts, _, path = places.partition("/")
-        master, _, db = path.partition("/")
-        username, _, password = credentials.partition(":")
-        sentinels = [_host_and_port(host) for host in hosts.split(",") if host]
-        if not sentinels or not master or not (db or "0").isdecimal():
-            wanted = "redis+sentinel://[user:password@]host[:port][,...]/master[/db]"
-            raise RedisUrlInvalid(found=f"{scheme}://{places}", wanted=wanted)
-        return cls(
-            sentinels=sentinels,
-            master=master,
-            db=int(db or "0"),
-            username=unquote(username) or None,
-            password=unquote(password) or None,
-            tls=scheme.startswith("rediss"),
-        )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of the master's connections; sentinels themselves are asked without them."""
-        return {
-            "db": self.db,
-            "username": self.username,
-            "password": self.password,
-            "ssl": self.tls,
-        }
 
 
 def edge_client(config: RedisConfig) -> redis.asyncio.Redis:
@@ -88,6 +33,11 @@ def edge_client(config: RedisConfig) -> redis.asyncio.Redis:
     A socket that were closed after 10 ms would have to be opened anew by the next request, which
     would then be late too.
     """
+    if address := ClusterAddress.of(config.url):
+        once = Retry(NoBackoff(), 0)
+        return _cluster(
+            address, EDGE_TIMEOUT_S, AsyncCluster, max_connections=EDGE_CONNECTIONS, retry=once
+        )
     single = redis.asyncio.Redis
     return _asynchronous(
         config, EDGE_TIMEOUT_S, single, max_connections=EDGE_CONNECTIONS, retry=None
@@ -96,12 +46,16 @@ def edge_client(config: RedisConfig) -> redis.asyncio.Redis:
 
 def worker_client(config: RedisConfig) -> redis.asyncio.Redis:
     """Returns an asynchronous worker's client: what its tasks ask for at once goes out at once."""
+    if address := ClusterAddress.of(config.url):
+        return _cluster(address, WORKER_TIMEOUT_S, BatchingCluster)
     return _asynchronous(config, WORKER_TIMEOUT_S, BatchingRedis)
 
 
-def router_client(config: RedisConfig) -> redis.Redis:
-    """Returns the router's client: the fire-hose is a plain loop, one call a batch."""
+def router_client(config: RedisConfig) -> redis.Redis | RouterCluster:
+    """Returns the router's client: the fire-hose is a plain loop, one round trip a batch."""
     limits = _limits(WORKER_TIMEOUT_S)
+    if cluster := ClusterAddress.of(config.url):
+        return RouterCluster(lambda: _router_cluster(cluster, limits))
     if (address := SentinelAddress.of(config.url)) is None:
         return redis.Redis.from_url(config.url, **limits)
     manager: Any = redis.sentinel.Sentinel
@@ -149,14 +103,21 @@ def _asynchronous(
     return found
 
 
+def _cluster(
+    address: ClusterAddress, timeout_s: float, kind: type[AsyncCluster], **options: Any
+) -> redis.asyncio.Redis:
+    node: Any = redis.asyncio.cluster.ClusterNode
+    nodes = [node(host, port) for host, port in address.nodes]
+    made = kind(startup_nodes=nodes, **_limits(timeout_s), **address.options, **options)
+    # The two kinds of clients have the same commands and pipelines, and no type in common.
+    return cast(redis.asyncio.Redis, made)
+
+
+def _router_cluster(address: ClusterAddress, limits: dict[str, Any]) -> redis.cluster.RedisCluster:
+    node: Any = redis.cluster.ClusterNode
+    nodes = [node(host, port) for host, port in address.nodes]
+    return redis.cluster.RedisCluster(startup_nodes=nodes, **limits, **address.options)
+
+
 def _limits(timeout_s: float) -> dict[str, Any]:
     return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-
-
-def _host_and_port(place: str) -> tuple[str, int]:
-    host, colon, port = place.rpartition(":")
-    if not colon:
-        return place, SENTINEL_PORT
-    if not host or not port.isdecimal():
-        raise RedisUrlInvalid(found=place, wanted="a sentinel as host or host:port")
-    return host, int(port)

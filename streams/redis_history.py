@@ -3,8 +3,8 @@
 To change what makes an item popular: `POPULARITY`.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -17,6 +17,15 @@ from schemas.catalog import item_key_of
 from schemas.codec import encode
 from schemas.topics import DAY_MS, DEAD_LETTERS_MS
 from streams.lua_scripts import script
+from streams.redis_cluster import RouterCluster, ScriptCall
+from streams.redis_keys import (
+    EPOCH_KEY,
+    buckets_of,
+    erased_key,
+    history_key,
+    popular_key,
+    profile_key,
+)
 
 POPULARITY: dict[ActionType, int] = {
     ActionType.ORDER: 8,
@@ -30,16 +39,6 @@ POPULARITY: dict[ActionType, int] = {
 ERASED_MARKER_MS = DEAD_LETTERS_MS + 7 * DAY_MS
 
 _behaviour = msgspec.json.Decoder(Behaviour)
-
-
-def history_key(user_id: str) -> str:
-    """Returns the key of a user's sorted set."""
-    return f"history:{user_id}"
-
-
-def erased_key(user_id: str) -> str:
-    """Returns the key of the marker that stops late writes."""
-    return f"erased:{user_id}"
 
 
 def behaviour_of(action: UserAction) -> Behaviour:
@@ -59,12 +58,14 @@ class RedisHistory:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
+        self._buckets = buckets_of(client)
 
     async def recent(self, user_id: str, count: int) -> list[Behaviour]:
         """Returns the newest `count` actions, oldest first. Raises redis' errors."""
         if count <= 0:
             return []
-        members = await self._client.zrange(history_key(user_id), -count, -1)
+        key = self._buckets.tag(user_id) + history_key(user_id)
+        members = await self._client.zrange(key, -count, -1)
         return [_behaviour.decode(cast(bytes, member)) for member in members]
 
 
@@ -76,14 +77,31 @@ class Written:
     clicks: dict[int, int]
 
 
+@dataclass(slots=True)
+class _BucketsPart:
+    """What one bucket's call of the script is given, and whose clicks it is asked for."""
+
+    keys: dict[str, None]  # a set that keeps its order: the epoch is the first
+    arguments: list[Any]
+    places: list[int] = field(default_factory=list)
+
+
 class HistoryWriter:
-    """Writes a batch of actions and erasures in one Lua call; a repeated batch changes nothing."""
+    """Writes a batch of actions and erasures in one Lua call; a repeated batch changes nothing.
+
+    In a cluster: in one round trip, with a call for each bucket that the batch has users of.
+    """
 
     def __init__(
-        self, client: redis.Redis, history_length: int, *, restoring: bool = False
+        self,
+        client: redis.Redis | RouterCluster,
+        history_length: int,
+        *,
+        restoring: bool = False,
     ) -> None:
         """`history_length`: how many actions a user keeps; `restoring`: no epoch is needed."""
-        self._script = client.register_script(script("history"))
+        self._call = _caller(client)
+        self._buckets = buckets_of(client)
         self._history_length = history_length
         self._restoring = int(restoring)
 
@@ -97,22 +115,44 @@ class HistoryWriter:
         """
         if not records:
             return Written(fresh=0, clicks={})
-        places = sorted(counted)
-        asked = set(places)
-        arguments: list[Any] = [self._history_length, ERASED_MARKER_MS, self._restoring]
+        parts = self._parts(records, frozenset(counted))
+        answers = self._call([ScriptCall(list(part.keys), part.arguments) for part in parts])
+        fresh = 0
+        clicks: dict[int, int] = {}
+        for part, (new, *counts) in zip(parts, answers, strict=True):
+            fresh += int(new)
+            clicks.update(zip(part.places, map(int, counts), strict=True))
+        return Written(fresh=fresh, clicks=clicks)
+
+    def _parts(
+        self, records: Sequence[UserAction | UserErased], asked: frozenset[int]
+    ) -> list[_BucketsPart]:
+        """Returns a call for each bucket that is concerned; a user's records keep their order."""
+        declared = len(self._buckets.tags) > 1
+        parts: dict[str, _BucketsPart] = {}
         for place, record in enumerate(records):
+            tag = self._buckets.tag(record.user_id)
+            part = parts.get(tag)
+            if part is None:
+                begun = [self._history_length, ERASED_MARKER_MS, self._restoring, tag]
+                part = parts[tag] = _BucketsPart({tag + EPOCH_KEY: None}, begun)
+            if declared:
+                part.keys.update(dict.fromkeys(_touched(tag, record)))
             if isinstance(record, UserErased):
-                arguments += _erasure(record)
+                part.arguments += _erasure(record)
+            elif place in asked:
+                part.places.append(place)
+                part.arguments += _entry(record, "c")
             else:
-                arguments += _entry(record, "c" if place in asked else "a")
-        fresh, *clicks = self._script(args=arguments)
-        return Written(fresh=int(fresh), clicks=dict(zip(places, map(int, clicks), strict=True)))
+                part.arguments += _entry(record, "a")
+        return list(parts.values())
 
 
 class RedisErasures:
     """Applies an erasure at once, for the edge; the router applies it again, in the log's order."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._buckets = buckets_of(client)
         self._script = client.register_script(script("history"))
 
     async def apply(self, erased: UserErased) -> None:
@@ -120,7 +160,30 @@ class RedisErasures:
 
         It needs no epoch: in a Redis that was emptied the marker is as right as in any other.
         """
-        await self._script(args=[0, ERASED_MARKER_MS, 1, *_erasure(erased)])
+        tag = self._buckets.tag(erased.user_id)
+        await self._script(
+            keys=[tag + EPOCH_KEY, *_touched(tag, erased)],
+            args=[0, ERASED_MARKER_MS, 1, tag, *_erasure(erased)],
+        )
+
+
+def _caller(
+    client: redis.Redis | RouterCluster,
+) -> Callable[[Sequence[ScriptCall]], Sequence[Any]]:
+    source = script("history")
+    if isinstance(client, RouterCluster):
+        return lambda calls: client.evaluate(source, calls)
+    run = client.register_script(source)
+    return lambda calls: [run(keys=call.keys, args=call.arguments) for call in calls]
+
+
+def _touched(tag: str, record: UserAction | UserErased) -> list[str]:
+    """Returns every key that the script may touch for a record, the epoch aside."""
+    user_id = record.user_id
+    own = [tag + history_key(user_id), tag + erased_key(user_id)]
+    if isinstance(record, UserErased):
+        return [*own, tag + profile_key(user_id)]
+    return [*own, tag + popular_key(record.scenario)]
 
 
 def _entry(action: UserAction, kind: str) -> tuple[Any, ...]:

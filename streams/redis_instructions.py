@@ -8,17 +8,11 @@ import redis.asyncio
 from schemas.codec import encode
 from schemas.instructions import ReasoningInstruction
 from streams.lua_scripts import script
-from streams.redis_epoch import EPOCH_KEY
-from streams.redis_history import erased_key
+from streams.redis_keys import EPOCH_KEY, buckets_of, erased_key, instruction_key
 
 EXPIRES_MS = 36 * 3_600_000  # FLOW, guarantee 4: then it is stale, and the learnable default serves
 
 _record = msgspec.json.Decoder(ReasoningInstruction)
-
-
-def instruction_key(generation: int, user_id: str) -> str:
-    """Returns the key of the hash that holds one user's instruction."""
-    return f"instruction:{generation}:{user_id}"
 
 
 class RedisInstructions:
@@ -33,15 +27,17 @@ class RedisInstructions:
     ) -> None:
         """`restoring`: no epoch is needed to write."""
         self._client = client
+        self._buckets = buckets_of(client)
         self._expires_ms = expires_ms
         self._restoring = int(restoring)
         self._compare_and_set = client.register_script(script("instruction"))
 
     async def read(self, generation: int, user_id: str) -> ReasoningInstruction | None:
         """Returns the instruction in force; one from before an erasure counts as none."""
+        tag = self._buckets.tag(user_id)
         async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.hget(instruction_key(generation, user_id), "record")
-            pipeline.get(erased_key(user_id))
+            pipeline.hget(tag + instruction_key(generation, user_id), "record")
+            pipeline.get(tag + erased_key(user_id))
             record, erased = await pipeline.execute()
         if record is None:
             return None
@@ -50,7 +46,7 @@ class RedisInstructions:
 
     async def erased_ms(self, user_id: str) -> int | None:
         """Returns the time of the user's erasure while its marker stands."""
-        marker = await self._client.get(erased_key(user_id))
+        marker = await self._client.get(self._buckets.tag(user_id) + erased_key(user_id))
         return None if marker is None else int(cast(bytes, marker))
 
     async def write(self, instruction: ReasoningInstruction, age_ms: int = 0) -> bool:
@@ -59,9 +55,10 @@ class RedisInstructions:
         `age_ms`: how long ago it was first stored. Raises redis' errors, for a missing epoch too.
         """
         user_id = instruction.user_id
-        key = instruction_key(instruction.generation, user_id)
+        tag = self._buckets.tag(user_id)
+        key = tag + instruction_key(instruction.generation, user_id)
         stored = await self._compare_and_set(
-            keys=[key, erased_key(user_id), EPOCH_KEY],
+            keys=[key, tag + erased_key(user_id), tag + EPOCH_KEY],
             args=[
                 *(encode(instruction), instruction.as_of_ms),
                 *(self._expires_ms - age_ms, self._restoring),

@@ -1,5 +1,6 @@
 """Item rows by key, and the popular items of a scenario (what a degraded answer is made of)."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -7,20 +8,14 @@ import msgspec
 import redis.asyncio
 
 from schemas.catalog import ItemRow
-from streams.redis_epoch import require_epoch
+from streams.redis_epoch import Epochs
+from streams.redis_keys import buckets_of, item_key, popular_key
 
 _scenarios = msgspec.json.Decoder(list[str])
+# How far down each bucket of a cluster counts, for every item that is asked for. An item's users
+# lie in all buckets alike: what is among the first in all of it is near the first in each.
+DEPTH = 2
 _FIELDS = ("item_id", "live", "title", "category", "brand", "price", "scenarios")
-
-
-def item_key(key: int) -> str:
-    """Returns the key of an item's hash."""
-    return f"item:{key}"
-
-
-def popular_key(scenario: str) -> str:
-    """Returns the key of a scenario's popularity."""
-    return f"popular:{scenario}"
 
 
 class RedisItems:
@@ -30,6 +25,8 @@ class RedisItems:
         """`restoring`: no epoch is needed to write."""
         self._client = client
         self._restoring = restoring
+        self._buckets = buckets_of(client)
+        self._epochs = Epochs(client)
 
     async def rows(self, item_keys: Sequence[int]) -> Mapping[int, ItemRow]:
         """Returns the rows that exist among `item_keys`, in one round trip."""
@@ -37,27 +34,46 @@ class RedisItems:
             return {}
         async with self._client.pipeline(transaction=False) as pipeline:
             for key in item_keys:
-                pipeline.hmget(item_key(key), _FIELDS)
+                pipeline.hmget(self._place(key), _FIELDS)
             found = await pipeline.execute()
         pairs = zip(item_keys, found, strict=True)
         return {key: _row(key, values) for key, values in pairs if values[0] is not None}
 
     async def popular(self, scenario: str, count: int) -> list[int]:
-        """Returns up to `count` item keys of the scenario by falling popularity."""
+        """Returns up to `count` item keys of the scenario by falling popularity.
+
+        In a cluster an item counts in each bucket only while it is among the first `DEPTH * count`
+        there, so that ranks near the end may be off.
+        """
         if count <= 0:
             return []
+        if len(self._buckets.tags) > 1:
+            return await self._popular_in_all(scenario, count)
         members = await self._client.zrevrange(popular_key(scenario), 0, count - 1)
         return [int(cast(bytes, member)) for member in members]
 
+    async def _popular_in_all(self, scenario: str, count: int) -> list[int]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for tag in self._buckets.tags:
+                key = tag + popular_key(scenario)
+                pipeline.zrevrange(key, 0, DEPTH * count - 1, withscores=True)
+            found = await pipeline.execute()
+        weights: defaultdict[bytes, float] = defaultdict(float)
+        for partial in found:
+            for member, weight in partial:
+                weights[member] += weight
+        # As one server sorts: by weight, then by the member's bytes.
+        first = sorted(weights, key=lambda member: (weights[member], member), reverse=True)
+        return [int(member) for member in first[:count]]
+
     async def put(self, rows: Sequence[ItemRow]) -> None:
         """Stores rows as they are now. Raises redis' errors, `EpochMissing` among them."""
-        if not self._restoring:
-            await require_epoch(self._client)
+        await self._require_epochs([row.item_key for row in rows])
         async with self._client.pipeline(transaction=False) as pipeline:
             for row in rows:
                 scenarios = row.scenarios
                 pipeline.hset(
-                    item_key(row.item_key),
+                    self._place(row.item_key),
                     mapping={
                         "item_id": row.item_id,
                         "live": int(row.live),
@@ -72,12 +88,18 @@ class RedisItems:
 
     async def take_down(self, item_keys: Sequence[int]) -> None:
         """Turns the live flag of items off; the rest of their rows stays. Raises as `put` does."""
-        if not self._restoring:
-            await require_epoch(self._client)
+        await self._require_epochs(item_keys)
         async with self._client.pipeline(transaction=False) as pipeline:
             for key in item_keys:
-                pipeline.hset(item_key(key), "live", "0")
+                pipeline.hset(self._place(key), "live", "0")
             await pipeline.execute()
+
+    def _place(self, key: int) -> str:
+        return self._buckets.tag(str(key)) + item_key(key)
+
+    async def _require_epochs(self, item_keys: Sequence[int]) -> None:
+        if not self._restoring:
+            await self._epochs.require({self._buckets.tag(str(key)) for key in item_keys})
 
 
 def _row(key: int, values: Sequence[bytes | None]) -> ItemRow:

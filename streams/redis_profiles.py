@@ -6,15 +6,10 @@ import redis.asyncio
 from schemas.codec import encode
 from schemas.users import UserProfile
 from streams.lua_scripts import script
-from streams.redis_epoch import EPOCH_KEY, require_epoch
-from streams.redis_history import erased_key
+from streams.redis_epoch import Epochs
+from streams.redis_keys import EPOCH_KEY, buckets_of, erased_key, profile_key
 
 _profile = msgspec.json.Decoder(UserProfile)
-
-
-def profile_key(user_id: str) -> str:
-    """Returns the key of a user's profile."""
-    return f"profile:{user_id}"
 
 
 class RedisProfiles:
@@ -24,11 +19,13 @@ class RedisProfiles:
         """`restoring`: no epoch is needed to write."""
         self._client = client
         self._restoring = restoring
+        self._buckets = buckets_of(client)
+        self._epochs = Epochs(client)
         self._unless_erased = client.register_script(script("profile"))
 
     async def profile(self, user_id: str) -> UserProfile | None:
         """Returns the profile, or None."""
-        record = await self._client.get(profile_key(user_id))
+        record = await self._client.get(self._buckets.tag(user_id) + profile_key(user_id))
         return None if record is None else _profile.decode(record)
 
     async def put(self, profile: UserProfile) -> bool:
@@ -36,14 +33,17 @@ class RedisProfiles:
 
         Returns whether it did. Raises redis' errors, for a missing epoch too.
         """
+        user_id = profile.user_id
+        tag = self._buckets.tag(user_id)
         stored = await self._unless_erased(
-            keys=[profile_key(profile.user_id), erased_key(profile.user_id), EPOCH_KEY],
+            keys=[tag + profile_key(user_id), tag + erased_key(user_id), tag + EPOCH_KEY],
             args=[encode(profile), profile.updated_ms, int(self._restoring)],
         )
         return bool(stored == 1)
 
     async def remove(self, user_id: str) -> None:
         """Deletes a profile. Raises as `put` does."""
+        tag = self._buckets.tag(user_id)
         if not self._restoring:
-            await require_epoch(self._client)
-        await self._client.delete(profile_key(user_id))
+            await self._epochs.require([tag])
+        await self._client.delete(tag + profile_key(user_id))

@@ -21,6 +21,7 @@ from streams.local.errors import (
     TritonUnavailable,
 )
 from streams.local.kafka import LocalKafka
+from streams.local.redis_cluster import LocalRedisCluster
 from streams.local.redis_server import LocalRedis
 from streams.local.triton import LocalTriton
 from streams.redis_epoch import begin_epoch
@@ -91,6 +92,21 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedi
     with LocalRedis(tmp_path_factory.mktemp("redis")) as server:
         begin_epoch(RedisConfig(url=server.url), now_ms=0)
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedisCluster]:
+    """One real cluster of three masters for the whole run; as `redis_server` in all else."""
+    with LocalRedisCluster(tmp_path_factory.mktemp("redis-cluster")) as cluster:
+        begin_epoch(RedisConfig(url=cluster.url), now_ms=0)
+        yield cluster
+
+
+@pytest.fixture(params=["redis_server", "redis_cluster"])
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """The address of one server, then of a cluster: what is claimed of one holds for the other."""
+    url: str = request.getfixturevalue(request.param).url
+    return url
 
 
 @pytest.fixture(scope="session")

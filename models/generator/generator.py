@@ -27,6 +27,7 @@ from models.generator.encoder import Encoder, ItemEmbedding
 from models.generator.instructions import Prefix
 from models.generator.retrieval import InstructionRetrieval
 
+ITEMS_AT_ONCE = 65_536  # a million at once would take 2 GB beside their vectors
 INITIAL_STD = 0.1  # small beside normed item vectors, so that text leads before codes are learnt
 
 
@@ -93,8 +94,8 @@ class Generator(nn.Module):
 
     def item_vectors(self, index: ItemIndex) -> torch.Tensor:
         """Returns the vectors of all items, [N, D]: valid as long as the weights do not change."""
-        vectors_ND: torch.Tensor = self.items(torch.arange(len(index.keys_N)), index)
-        return vectors_ND
+        parts = torch.arange(len(index.keys_N)).split(ITEMS_AT_ONCE)
+        return torch.cat([self.items(rows_X, index) for rows_X in parts])
 
     def sid_logprobs(
         self,

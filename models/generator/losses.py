@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from models.decoding.item_index import ItemIndex
 from models.decoding.legal import sid_logprobs
 from models.generator.batch import Batch
+from models.generator.decoder import Decoding
 from models.generator.experts import balance_loss, routing_recorded
 from models.generator.generator import Generator
 from models.generator.query_to_item import QueryToItemWeights, query_to_item_loss
@@ -72,26 +73,39 @@ def generation_loss(
 
     `target_B` and `candidates_N` are rows of the index. Without candidates the item's softmax is
     over the whole catalogue (small ones); otherwise over the candidates and the batch's targets.
+    Under autocast the network runs in its precision; logits and losses are float32 all the same.
     """
     with routing_recorded(generator) as routed:
         decoding = generator.begin(batch, index)
         sids_B1L = index.codes_NL[target_B].long().unsqueeze(1)
         states_B1LD = decoding.states_of(sids_B1L)
-    logprobs_BL = sid_logprobs(states_B1LD, generator.head, index, sids_B1L)[:, 0]
-    code_B = -logprobs_BL.sum(dim=1)
+    with torch.autocast(target_B.device.type, enabled=False):
+        logprobs_BL = sid_logprobs(states_B1LD, generator.head, index, sids_B1L)[:, 0]
+        code_B = -logprobs_BL.sum(dim=1)
+        item_B = _item_ce(generator, decoding, target_B, index, candidates_N)
+        q2i = _query_to_item(generator, batch, target_B, index, weights.q2i)
+        balance = balance_loss(routed)
+        loss = (weight_B * (code_B + weights.item * item_B)).mean()
+        loss = loss + weights.query_to_item * q2i + weights.balance * balance
+    parts = (code_B.mean(), item_B.mean(), q2i, balance)
+    return GenerationLoss(loss, *(part.detach() for part in parts))
+
+
+def _item_ce(
+    generator: Generator,
+    decoding: Decoding,
+    target_B: torch.Tensor,
+    index: ItemIndex,
+    candidates_N: torch.Tensor | None,
+) -> torch.Tensor:
+    """Returns the item head's cross-entropy of every request, [B]."""
     if candidates_N is None:
-        rows_N, place_B = torch.arange(len(index.keys_N)), target_B
+        rows_N, place_B = torch.arange(len(index.keys_N), device=target_B.device), target_B
     else:
         rows_N = torch.cat([target_B, candidates_N]).unique()
         place_B = torch.searchsorted(rows_N, target_B)
     scores_BN = generator.item_scores(decoding, index, rows_N)
-    item_B = F.cross_entropy(scores_BN, place_B, reduction="none")
-    q2i = _query_to_item(generator, batch, target_B, index, weights.q2i)
-    balance = balance_loss(routed)
-    loss = (weight_B * (code_B + weights.item * item_B)).mean()
-    loss = loss + weights.query_to_item * q2i + weights.balance * balance
-    parts = (code_B.mean(), item_B.mean(), q2i, balance)
-    return GenerationLoss(loss, *(part.detach() for part in parts))
+    return F.cross_entropy(scores_BN, place_B, reduction="none")
 
 
 def _query_to_item(

@@ -12,7 +12,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from models.serving.version_folder import MANIFEST_NAME, replace_config, version_draft
+from models.serving.version_folder import (
+    CONFIG_NAME,
+    MANIFEST_NAME,
+    replace_config,
+    version_draft,
+)
 from schemas.encoding import EncoderMismatch
 
 MODEL = "text_encoder"
@@ -52,20 +57,19 @@ def write_encoder_version(repository: Path, source: Path, manifest: EncoderManif
     same encoder is left as it is. Raises `EncoderMismatch` where it holds another.
     """
     target = repository / str(manifest.generation)
-    if target.exists():
-        found = read_encoder_manifest(target).encoder_id
-        if found != manifest.encoder_id:
-            raise EncoderMismatch(
-                place=str(target),
-                found=found,
-                wanted=manifest.encoder_id,
-                remedy="a version never changes: give the generation another number",
-            )
-        return target
-    with version_draft(target, MODEL_LINE) as draft:
-        shutil.copytree(source, draft, dirs_exist_ok=True)
-        (draft / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest) + b"\n")
-    replace_config(repository, CONFIG)
+    if not target.exists():
+        with version_draft(target, MODEL_LINE) as draft:
+            shutil.copytree(source, draft, dirs_exist_ok=True)
+            (draft / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest) + b"\n")
+    elif (found := read_encoder_manifest(target).encoder_id) != manifest.encoder_id:
+        raise EncoderMismatch(
+            place=str(target),
+            found=found,
+            wanted=manifest.encoder_id,
+            remedy="a version never changes: give the generation another number",
+        )
+    if not (repository / CONFIG_NAME).is_file():  # written anew, it would reload what serves
+        replace_config(repository, CONFIG)
     return target
 
 

@@ -67,6 +67,8 @@ def save_position(
         "torch_rng": torch.get_rng_state(),
         _BELONGS_TO: torch.tensor(list(bytes.fromhex(belongs_to)), dtype=torch.uint8),
     }
+    if (device := next(model.parameters()).device).type == "cuda":
+        tensors["cuda_rng"] = torch.cuda.get_rng_state(device)  # dropout draws from it there
     tensors |= {_WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
     tensors |= {_MOMENTS + name: tensor for name, tensor in moments_of(optimizer, model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,8 @@ def load_position(
     load_moments(optimizer, model, _below(_MOMENTS, tensors))
     rng.set_state(tensors["rng"])
     torch.set_rng_state(tensors["torch_rng"])
+    if "cuda_rng" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda_rng"], next(model.parameters()).device)
     step, epoch = tensors["step"].tolist()
     losses = tensors["losses"].tolist()
     return Position(step=step, epoch=epoch, order=tensors["order"], losses=losses)

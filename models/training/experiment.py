@@ -7,6 +7,9 @@ retrieved = 10
 weight = 0.4
 [training]
 steps = 2_000
+device = "auto"          # cpu (the default), cuda, or cuda where there is one
+precision = "bf16"       # or float32
+compile = false          # CUDA alone
 [training.instructions]
 default = 0.3
 """
@@ -16,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -63,8 +66,14 @@ def _built(wanted: type[T], table: Mapping[str, Any], path: Path, above: str) ->
         try:
             values[name] = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            expected = getattr(kind, "__name__", str(kind))
             raise ExperimentInvalid(
-                path=path, key=key, found=str(error), wanted=expected
+                path=path, key=key, found=f"{value!r} ({error})", wanted=_named(kind)
             ) from error
     return wanted(**values)
+
+
+def _named(kind: Any) -> str:
+    """Returns a type in words: the values of a choice, a name."""
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    return str(getattr(kind, "__name__", kind))

@@ -150,9 +150,11 @@ def fit_generation(
     Under torchrun every process trains and the first one writes. A run that goes on from a
     checkpoint prepares again: that depends on nothing but data and configuration. Raises
     `NothingToLearn` for a log without a choice on a known item, or when it is there already,
-    `CheckpointOfAnotherRun`, `GeneratorConfigInvalid`, `TextEncoderUnfit`, `EncoderFolderInvalid`.
+    `CheckpointOfAnotherRun`, `ComputeUnavailable`, `GeneratorConfigInvalid`, `TextEncoderUnfit`,
+    `EncoderFolderInvalid`.
     """
     config = config or FitConfig()
+    config.training.compute()  # what is not to be had is refused before minutes of preparation
     report = progress or (lambda _: None)
     target = home / "generations" / str(generation)
     if target.exists():

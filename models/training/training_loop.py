@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from models.decoding.item_index import ItemIndex
+from models.generator.batch import Batch
 from models.generator.generator import Generator
-from models.generator.losses import LossWeights, generation_loss
+from models.generator.losses import GenerationLoss, LossWeights, generation_loss
 from models.training.checkpoint import (
     Checkpointing,
     Position,
@@ -16,6 +17,7 @@ from models.training.checkpoint import (
     run_hash,
     save_position,
 )
+from models.training.compute import Compute, Device, Precision, compute_of, moved
 from models.training.distributed import Share, this_share
 from models.training.example_tensors import ExampleTensors, InstructionDropout, newest
 
@@ -24,7 +26,8 @@ from models.training.example_tensors import ExampleTensors, InstructionDropout, 
 class TrainingConfig:
     """Steps are the budget: about 0.1 s each for `tiny` on two free cores of 2.5 GHz.
 
-    `batch` counts the rows of a step over all processes.
+    `batch` counts the rows of a step over all processes. On the CPU a run can be repeated to the
+    bit: that is the default, wherever a card is.
     """
 
     steps: int = 240
@@ -34,20 +37,33 @@ class TrainingConfig:
     warmup_steps: int = 50
     max_gradient_norm: float = 1.0
     seed: int = 0
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    compile: bool = False
     # Step by step in turn: everything, nothing, a little, nothing. New users exist, a step without
     # history costs half, and only there do words have to say everything (docs/experiments.md).
     history_limits: tuple[int, ...] = (1_000, 0, 6, 0)
     instructions: InstructionDropout = field(default_factory=InstructionDropout)
     weights: LossWeights = field(default_factory=LossWeights)
 
+    def compute(self) -> Compute:
+        """Returns where and how this process computes. Raises `ComputeUnavailable`."""
+        return compute_of(self.device, self.precision, compiled=self.compile)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One step done: the losses are that step's; both cross-entropies in nats."""
+    """One step done: the losses are that step's; both cross-entropies in nats.
+
+    `rows` over all processes; `gradient_norm` before it is clipped.
+    """
 
     step: int
     steps: int
     epoch: int
+    rows: int
+    learning_rate: float
+    gradient_norm: float
     loss: float
     code_ce: float
     item_ce: float
@@ -68,9 +84,9 @@ def train(
 ) -> list[Progress]:
     """Trains `generator` in place for `config.steps` steps and returns what happened in each.
 
-    With `checkpointing` it goes on where a run was cut, to the same weights. Under torchrun the
-    processes share each step; the first of them writes checkpoints. Raises
-    `CheckpointOfAnotherRun`.
+    With `checkpointing` it goes on where a run was cut, on the CPU to the same weights. Under
+    torchrun the processes share each step; the first of them writes checkpoints. The weights end
+    where they began, on the CPU. Raises `CheckpointOfAnotherRun`, `ComputeUnavailable`.
     """
     run = _Run(generator, examples, index, config)
     belongs_to = run.hash() if checkpointing else ""
@@ -80,11 +96,11 @@ def train(
     while run.position.step < config.steps:
         run.step()
         step = run.position.step
+        if progress is not None:  # first: what a kill between both repeats is taken back
+            progress(run.told(step))
         if checkpointing and (step % checkpointing.every == 0 or step == config.steps):
             run.save(checkpointing, belongs_to)
-        if progress is not None:
-            progress(run.told(step))
-    generator.eval()
+    generator.eval().cpu()
     return [run.told(step) for step in range(1, config.steps + 1)]
 
 
@@ -100,8 +116,10 @@ class _Run:
     ) -> None:
         self._generator = generator
         self._examples = examples
-        self._index = index
         self._config = config
+        self._compute = config.compute()
+        self._compute.prepare(generator)
+        self._index = moved(index, self._compute.device)
         self._share: Share = this_share()
         self._rng = torch.Generator().manual_seed(config.seed)
         self._optimizer = torch.optim.AdamW(
@@ -123,30 +141,41 @@ class _Run:
         limit = config.history_limits[at.step % len(config.history_limits)]
         batch = newest(self._examples.draw(numbers, config.instructions, self._rng), limit)
         places, share = self._share.places(len(numbers))
-        mine = numbers[places]
-        found = generation_loss(
-            self._generator,
-            batch.select(places),
-            self._examples.target_R[mine],
-            self._examples.weight_R[mine],
-            self._index,
-            weights=config.weights,
-        )
+        found = self._losses(batch.select(places), numbers[places])
         self._optimizer.zero_grad(set_to_none=True)
         (found.loss * share).backward()
         self._share.add_up_gradients(self._generator)
-        torch.nn.utils.clip_grad_norm_(self._generator.parameters(), config.max_gradient_norm)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._generator.parameters(), config.max_gradient_norm
+        )
         self._optimizer.step()
         losses = self._share.add_up([float(part.detach()) for part in found], share)
-        at.losses.append([at.epoch, *losses])
+        at.losses.append([at.epoch, len(numbers), float(norm), *losses])
+
+    def _losses(self, batch: Batch, numbers: torch.Tensor) -> GenerationLoss:
+        """Returns the losses of rows `numbers`, whose drawn conditions `batch` holds."""
+        device = self._compute.device
+        with self._compute.autocast():
+            return generation_loss(
+                self._generator,
+                moved(batch, device),
+                self._examples.target_R[numbers].to(device),
+                self._examples.weight_R[numbers].to(device),
+                self._index,
+                weights=self._config.weights,
+            )
 
     def told(self, step: int) -> Progress:
         """Returns what happened in a step that was done."""
-        epoch, loss, code_ce, item_ce, query_to_item, balance = self.position.losses[step - 1]
+        epoch, rows, gradient_norm, *losses = self.position.losses[step - 1]
+        loss, code_ce, item_ce, query_to_item, balance = losses
         return Progress(
             step=step,
             steps=self._config.steps,
             epoch=int(epoch),
+            rows=int(rows),
+            learning_rate=self._config.learning_rate * _rate(step - 1, self._config),
+            gradient_norm=gradient_norm,
             loss=loss,
             code_ce=code_ce,
             item_ce=item_ce,
@@ -155,12 +184,16 @@ class _Run:
         )
 
     def hash(self) -> str:
-        """Returns what a checkpoint must belong to: sizes, configuration, rows, first weights."""
+        """Returns what a checkpoint must belong to: sizes, configuration, rows, first weights.
+
+        The device is the one that was found: another would not go on to the same weights.
+        """
         rows = self._examples
+        config = f"{replace(self._config, device='auto')} on {self._compute.device.type}"
         data = [rows.target_R, rows.weight_R, rows.text_R, rows.older_R, rows.texts_TC]
         data += [rows.conditions.rows_BS, rows.conditions.trigger_B, self._index.codes_NL]
         data += [self._index.content_NC.float(), self._generator.head_weight_LVD]
-        return run_hash(f"{self._generator.config} {self._config}", data)
+        return run_hash(f"{self._generator.config} {config}", data)
 
     def resume(self, checkpointing: Checkpointing, belongs_to: str) -> None:
         """Goes on from a checkpoint where there is one."""

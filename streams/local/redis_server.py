@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -62,12 +62,16 @@ def server_version(program: Path) -> tuple[int, int]:
 class LocalRedis:
     """Starts and stops one server; its log is in `folder`."""
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, port: int | None = None, options: Sequence[str] = ()
+    ) -> None:
         """Chooses the program and the port; raises RedisMissing, PortInUse."""
         self.port = choose_port(port, purpose="Redis")
         self.url = f"redis://{LOOPBACK}:{self.port}/0"
         self.process = LocalProcess(
-            "redis", [find_server(), *arguments(self.port, folder)], log=folder / "redis.log"
+            "redis",
+            [find_server(), *arguments(self.port, folder), *options],
+            log=folder / "redis.log",
         )
 
     def launch(self) -> Self:

@@ -1,10 +1,10 @@
 -- Stores an instruction unless one as new is there or it may know what the user had erased.
--- KEYS: instruction:{generation}:{user}, erased:{user}, epoch.
+-- KEYS: instruction:{generation}:{user}, erased:{user}, epoch, all of the user's bucket.
 -- ARGV: record (JSON), as_of_ms, expires_ms, 1 for a restore, which writes before the key `epoch` is there,
 -- and the erasure that was known when it was made ("" for none).
 -- Returns 1 when it was stored, 0 when a newer window already spoke, -1 when the user was erased since.
 if ARGV[4] ~= '1' and redis.call('EXISTS', KEYS[3]) == 0 then
-  return redis.error_reply('NOEPOCH Redis holds no key epoch: run `oxygenrec restore`')
+  return redis.error_reply('NOEPOCH Redis holds no key ' .. KEYS[3] .. ': run `oxygenrec restore`')
 end
 local erased = redis.call('GET', KEYS[2])
 if erased and erased ~= ARGV[5] then

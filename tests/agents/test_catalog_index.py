@@ -76,6 +76,14 @@ def test_a_new_title_moves_neither_sid_nor_vector(index: CatalogIndex) -> None:
     ]
 
 
+def test_an_item_that_comes_twice_in_its_first_batch_has_the_sid_of_its_first_text(
+    index: CatalogIndex,
+) -> None:
+    plan = plan_of(index, upsert(ITEMS[0]), upsert(changed(0, title="desk lamp")))
+    [vector] = ENCODER.encode([item_text(ITEMS[0])])
+    assert [a.sid for a in plan.assignments] == CODEBOOKS.assign(vector[None]).tolist()
+
+
 def test_a_replayed_batch_publishes_nothing_again(index: CatalogIndex) -> None:
     published = plan_of(index, *map(upsert, ITEMS)).assignments
     again = CatalogIndex(1, CODEBOOKS, published)

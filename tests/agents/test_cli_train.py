@@ -107,6 +107,7 @@ def test_a_folder_becomes_the_generation_that_up_looks_for(
     lines = list(map(json.loads, (home / "training" / "1.jsonl").read_text().splitlines()))
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert any(line["query_to_item"] for line in lines)  # 0 in a batch of fewer than two queries
+    assert len(list((home / "training" / "tensorboard" / "1").iterdir())) == 1
     assert not (home / "training" / "1.safetensors").exists()
     again = train(home, "--data", data, "--config", experiment)
     assert refused(again) is ExitCode.USAGE  # a generation is never overwritten
@@ -151,6 +152,9 @@ def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(
         ("presett = 'tiny'", "presett", "preset"),
         ("[training]\nsteps = 'many'", "training.steps", "int"),
         ("[training.weights.q2i]\nvarianze = 1", "training.weights.q2i.varianze", "variance"),
+        ("[training]\ndevice = 'tpu'", "training.device", "auto, cpu, cuda"),
+        ("[training]\nprecision = 'fp16'", "training.precision", "float32, bf16"),
+        ("[training]\ncompile = 1", "training.compile", "bool"),
         ("= 3", "file", "TOML"),
     ],
 )
@@ -163,9 +167,15 @@ def test_what_is_no_experiment_is_named(tmp_path: Path, text: str, key: str, wan
 
 
 @pytest.mark.parametrize(
-    "text", ["preset = '9B'", "[sizes]\nheadz = 3", "[neighbours]\nweight = -1.0"]
+    "text",
+    [
+        "preset = '9B'",
+        "[sizes]\nheadz = 3",
+        "[neighbours]\nweight = -1.0",
+        "[training]\ndevice = 'cpu'\ncompile = true",
+    ],
 )
-def test_sizes_that_cannot_be_end_with_usage(data: Path, tmp_path: Path, text: str) -> None:
+def test_what_cannot_be_trained_ends_with_usage(data: Path, tmp_path: Path, text: str) -> None:
     path = tmp_path / "experiment.toml"
     path.write_text(text)
     assert refused(train(tmp_path, "--data", data, "--config", path)) is ExitCode.USAGE

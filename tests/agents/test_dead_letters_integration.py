@@ -20,7 +20,7 @@ from streams.local.kafka import LocalKafka
 from streams.local.redis_server import LocalRedis
 from streams.partitioner import partition_of
 from streams.producer import RecordProducer
-from streams.redis_history import history_key
+from streams.redis_keys import history_key
 from tests.agents.near_line import (
     PARTITIONS,
     Logs,

@@ -38,7 +38,8 @@ class Walk:
     async def finish(self) -> None:
         self.kept = None
 
-    async def page(self, cursor: int, count: int) -> Page:
+    async def page(self, node: int, cursor: int, count: int) -> Page:
+        assert node == 0
         users = list(self.newest_ms)
         following = cursor + count if cursor + count < len(users) else 0
         return Page(

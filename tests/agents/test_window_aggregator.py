@@ -90,7 +90,7 @@ def test_the_default_windows_are_those_of_the_settings() -> None:
 class StuckApp:
     """A Faust app that has crashed, and whose stop waits for what nobody acknowledges."""
 
-    crash_reason = OffsetsSkipped(partition=0, found=2, wanted=1)
+    crash_reason: OffsetsSkipped | None = OffsetsSkipped(partition=0, found=2, wanted=1)
 
     async def start(self) -> None:
         pass
@@ -108,6 +108,9 @@ class IdleProducer:
     async def start(self) -> None:
         pass
 
+    async def stop(self) -> None:
+        pass
+
 
 def test_a_worker_that_gave_up_ends_also_when_faust_does_not_stop(
     monkeypatch: pytest.MonkeyPatch,
@@ -119,3 +122,32 @@ def test_a_worker_that_gave_up_ends_also_when_faust_does_not_stop(
     monkeypatch.setattr(window_aggregator, "_producer", lambda *_: IdleProducer())
     with pytest.raises(OffsetsSkipped):
         asyncio.run(asyncio.wait_for(window_aggregator.run(Settings()), 5))
+
+
+class SlowApp(StuckApp):
+    """A Faust app that is still starting when the process is told to end."""
+
+    crash_reason = None
+    stopped = False
+
+    async def start(self) -> None:
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+async def test_a_worker_told_to_end_while_it_starts_stops_what_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = SlowApp()
+    monkeypatch.setattr(window_aggregator, "check_topics", lambda *_: None)
+    monkeypatch.setattr(window_aggregator, "build_app", lambda *_: app)
+    monkeypatch.setattr(window_aggregator, "WindowAggregator", lambda *_: None)
+    monkeypatch.setattr(window_aggregator, "_producer", lambda *_: IdleProducer())
+    running = asyncio.ensure_future(window_aggregator.run(Settings()))
+    await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert app.stopped

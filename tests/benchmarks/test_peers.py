@@ -1,16 +1,27 @@
 """What the peers' benchmark compares with, and a peer's windows by hand."""
 
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from benchmarks import near_line_peers
 from benchmarks.peers import aiokafka_job, environments, job
-from benchmarks.peers.log import DISORDER_MS, Told, compared, log_of, one_user_each
+from benchmarks.peers.log import (
+    DISORDER_MS,
+    Comparison,
+    Told,
+    compared,
+    log_of,
+    one_user_each,
+)
+from benchmarks.peers.runs import Run
 from schemas.actions import UserAction
 from streams.partitioner import partition_of
 
@@ -19,6 +30,7 @@ PARTITIONS = 4
 NOW_MS = 1_790_000_000_000 // job.WINDOW_MS * job.WINDOW_MS + 20_000
 LOG = log_of(20_000, PARTITIONS, NOW_MS)
 ENDS = one_user_each(PARTITIONS)
+RUN = Run(1.0, {}, {}, 0.0, Comparison(0, 0, 0, 0, 0, 0), 0)
 
 
 def right() -> list[Told]:
@@ -105,3 +117,29 @@ def test_an_environment_that_cannot_be_made_says_why_and_is_tried_again(
     for _ in range(2):  # nothing half made is taken for whole
         with pytest.raises(environments.PeerUnavailable, match="no such version"):
             environments.python_of("bytewax")
+
+
+def test_systems_run_in_turn_and_none_begins_behind_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[str] = []
+
+    def work(at: object, log: object, name: str) -> Run:
+        ran.append(name)
+        if name == "bytewax":
+            raise environments.PeerUnavailable(peer=name, why="no wheel")
+        return RUN
+
+    monkeypatch.setattr(
+        near_line_peers, "SYSTEMS", {"oxygenrec": "oxygenrec", "bytewax": "bytewax"}
+    )
+    monkeypatch.setattr(near_line_peers, "empty_servers", lambda folder: nullcontext())
+    monkeypatch.setattr(near_line_peers, "run", work)
+    names = ["oxygenrec", "bytewax"] * 2
+    runs, faults = near_line_peers._in_turn(LOG, names, time.monotonic() + 60)
+    assert ran == names
+    assert (len(runs["oxygenrec"]), runs["bytewax"]) == (2, [])
+    assert faults == {"bytewax": "no wheel"}
+    runs, faults = near_line_peers._in_turn(LOG, names, time.monotonic() - 1)
+    assert len(ran) == len(names)
+    assert faults.keys() == {"oxygenrec", "bytewax"}

@@ -7,11 +7,18 @@ import pytest
 
 from agents.shop.catalogue import catalogue
 from benchmarks.memory_slope import slope_of
-from benchmarks.soak import GROWTH_MIB_PER_HOUR, Sample, _broken, _slopes
-from benchmarks.soak_traffic import ACTIONS_PER_S, HIGH_VALUE_EVERY, SLATE_EVERY, Traffic
+from benchmarks.soak import GROWTH_MIB_PER_HOUR, MINUTES, Sample, _broken, _slopes
+from benchmarks.soak_traffic import (
+    ACTIONS_PER_S,
+    HIGH_VALUE_EVERY,
+    NEW_USER_EVERY,
+    SLATE_EVERY,
+    Traffic,
+)
 from schemas import topics
 from schemas.actions import ActionType, UserAction
 from schemas.impressions import Impression
+from streams.partitioner import partition_of
 from streams.windows import WindowConfig
 
 SECONDS = 400
@@ -54,6 +61,11 @@ def test_traffic_has_the_rate_and_the_shares_that_are_told() -> None:
     assert {slate.request_id for slate in slates} == {
         action.request_id for action in actions if action.request_id
     }
+
+
+def test_the_router_knows_as_many_users_as_it_remembers_before_slopes_are_taken() -> None:
+    full_s = (partition_of.cache_info().maxsize or 0) * NEW_USER_EVERY / ACTIONS_PER_S
+    assert 0 < full_s < MINUTES * 60 / 3 - 30
 
 
 def test_a_window_may_be_open_until_its_grace_and_the_lateness_are_over() -> None:

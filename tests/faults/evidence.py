@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 import redis
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from redis.exceptions import RedisError
 
 from schemas import topics
@@ -17,9 +17,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.instructions import InstructionTrigger
 from schemas.topics import topic_table
 from schemas.users import UserProfile
-from streams.redis_instructions import instruction_key
-from streams.redis_items import item_key
-from streams.redis_profiles import profile_key
+from streams.redis_keys import instruction_key, item_key, profile_key
 from tests.agents.near_line import PARTITIONS
 from tests.faults.rig import Rig
 from tests.faults.traffic import Ledger, number_of
@@ -60,7 +58,7 @@ class Evidence:
     def _read_on(self, topic: str, partition: int) -> None:
         at = self._positions[topic, partition]
         place = TopicPartition(topic, partition, at)
-        _, end = self._consumer.get_watermark_offsets(place, timeout=30)
+        end = self._end(place)
         if at >= end:
             return
         self._consumer.assign([place])
@@ -75,6 +73,17 @@ class Evidence:
                     record = self._decoders[topic].decode(value)
                     self._records[topic][partition].append(record)
         self._positions[topic, partition] = at
+
+    def _end(self, place: TopicPartition) -> int:
+        """Asks again while the partition's leader moves: it does after some of the faults."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(place, timeout=30)[1]
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def of(self, name: str, ledger: Ledger) -> Observed:
         """Returns what the scenario `name` left behind of what its ledger holds."""

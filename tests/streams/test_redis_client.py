@@ -14,13 +14,8 @@ from streams.connections import RedisConfig
 from streams.local.ports import LOOPBACK, free_ports
 from streams.local.process import LocalProcess
 from streams.local.redis_server import LocalRedis, find_server, ping
-from streams.redis_client import (
-    RedisUrlInvalid,
-    SentinelAddress,
-    edge_client,
-    router_client,
-    worker_client,
-)
+from streams.redis_addresses import ClusterAddress, RedisUrlInvalid, SentinelAddress
+from streams.redis_client import edge_client, router_client, worker_client
 
 FAILOVER_S = 30.0
 MASTER = "oxygenrec"
@@ -35,6 +30,14 @@ def test_an_address_of_sentinels_names_them_the_master_and_its_credentials() -> 
     assert SentinelAddress.of("redis://localhost:6379/0") is None
 
 
+def test_an_address_of_a_cluster_names_some_nodes_and_their_credentials() -> None:
+    address = ClusterAddress.of("rediss+cluster://ann:p%40ss@a:7000,b/0")
+    assert address is not None
+    assert address.nodes == [("a", 7000), ("b", 6379)]
+    assert (address.username, address.password, address.tls) == ("ann", "p@ss", True)
+    assert ClusterAddress.of("redis+sentinel://a/shop") is None
+
+
 @pytest.mark.parametrize(
     ("url", "wanted"),
     [
@@ -42,7 +45,9 @@ def test_an_address_of_sentinels_names_them_the_master_and_its_credentials() -> 
         ("redis+sentinel:///shop", "/master"),
         ("redis+sentinel://a:26379/shop/two", "/master"),
         ("redis+sentinel://a:b/shop", "host:port"),
-        ("redis+cluster://a:6379", "slots"),
+        ("redis+cluster://", "host"),
+        ("redis+cluster://a:6379/2", "no databases"),
+        ("redis+cluster://a:b", "host:port"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(url: str, wanted: str) -> None:

@@ -1,8 +1,13 @@
-"""The Redis stores against a real server: every effect is idempotent, the newest window wins."""
+"""The Redis stores on a real server and a real cluster: every effect is idempotent, the newest
+window wins.
+"""
 
 import random
+import re
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import cast
 
 import msgspec
 import pytest
@@ -15,8 +20,9 @@ from schemas.instructions import InstructionKind, ReasoningInstruction
 from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.users import UserProfile
 from streams.connections import RedisConfig
-from streams.local.redis_server import LocalRedis
 from streams.redis_client import edge_client, router_client, worker_client
+from streams.redis_cluster import RouterCluster
+from streams.redis_epoch import EpochMissing, begin_epoch
 from streams.redis_history import (
     HistoryWriter,
     RedisErasures,
@@ -24,11 +30,19 @@ from streams.redis_history import (
     Written,
     behaviour_of,
 )
-from streams.redis_instructions import RedisInstructions, instruction_key
+from streams.redis_instructions import RedisInstructions
 from streams.redis_items import RedisItems
+from streams.redis_keys import (
+    EPOCH_KEY,
+    buckets_of,
+    erased_key,
+    instruction_key,
+    popular_key,
+)
 from streams.redis_profiles import RedisProfiles
 
 pytestmark = pytest.mark.integration
+Router = redis.Redis | RouterCluster
 AT_MS = 1_767_225_600_000
 
 
@@ -43,17 +57,27 @@ def scenario() -> str:
 
 
 @pytest.fixture
-def router(redis_server: LocalRedis) -> Iterator[redis.Redis]:
-    client = router_client(RedisConfig(url=redis_server.url))
+def router(redis_url: str) -> Iterator[Router]:
+    client = router_client(RedisConfig(url=redis_url))
     yield client
     client.close()
 
 
 @pytest.fixture
-async def client(redis_server: LocalRedis) -> AsyncIterator[redis.asyncio.Redis]:
-    made = worker_client(RedisConfig(url=redis_server.url))
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    made = worker_client(RedisConfig(url=redis_url))
     yield made
     await made.aclose()
+
+
+async def popularity(client: redis.asyncio.Redis, scenario: str) -> Counter[int]:
+    """Returns each item key's weight, over all buckets."""
+    weights: Counter[int] = Counter()
+    for tag in buckets_of(client).tags:
+        partial = await client.zrange(tag + popular_key(scenario), 0, -1, withscores=True)
+        for member, weight in cast(list[tuple[bytes, float]], partial):
+            weights[int(member)] += int(weight)
+    return weights
 
 
 def action(
@@ -74,7 +98,7 @@ def action(
 
 
 async def test_history_is_the_newest_actions_oldest_first(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     actions = [action(user, n) for n in range(30)]
     shuffled = random.Random(3).sample(actions, len(actions))
@@ -86,7 +110,7 @@ async def test_history_is_the_newest_actions_oldest_first(
 
 
 async def test_a_repeated_batch_changes_neither_history_nor_popularity(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str, scenario: str
+    router: Router, client: redis.asyncio.Redis, user: str, scenario: str
 ) -> None:
     batch = [
         action(user, 1, ActionType.ORDER, scenario=scenario),
@@ -95,14 +119,15 @@ async def test_a_repeated_batch_changes_neither_history_nor_popularity(
     ]
     writer = HistoryWriter(router, history_length=2)  # the order falls out of history at once
     assert writer.write(batch).fresh == 3
-    before = await client.zrange(f"popular:{scenario}", 0, -1, withscores=True)
+    before = await popularity(client, scenario)
+    assert before
     assert writer.write(batch).fresh == 0
-    assert await client.zrange(f"popular:{scenario}", 0, -1, withscores=True) == before
+    assert await popularity(client, scenario) == before
     assert await RedisItems(client).popular(scenario, 10) == [item_key_of("item-1")]
 
 
 async def test_the_clicks_on_an_item_are_counted_up_to_each_click_and_a_repeat_counts_alike(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     said = f'"action":"click","item_key":{item_key_of("item-1")},'  # a query is no click
     batch: list[UserAction | UserErased] = [
@@ -123,16 +148,80 @@ async def test_the_clicks_on_an_item_are_counted_up_to_each_click_and_a_repeat_c
 
 
 async def test_popularity_weighs_what_was_done(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str, scenario: str
+    router: Router, client: redis.asyncio.Redis, user: str, scenario: str
 ) -> None:
     kinds = [ActionType.CLICK, ActionType.CART, ActionType.FAVORITE, ActionType.DISLIKE]
     batch = [action(user, n, kind, scenario=scenario) for n, kind in enumerate(kinds)]
     HistoryWriter(router, 200).write(batch)
-    assert await client.zscore(f"popular:{scenario}", str(item_key_of("item-1"))) == 1 + 4 + 3
+    assert await popularity(client, scenario) == {item_key_of("item-1"): 1 + 4 + 3}
+
+
+async def test_a_batch_of_many_users_is_written_as_one_by_one_and_counts_at_its_places(
+    router: Router, client: redis.asyncio.Redis, user: str, scenario: str
+) -> None:
+    users = [f"{user}-{n}" for n in range(60)]
+    clicks = [action(one, n, scenario=scenario) for n, one in enumerate(users)]
+    again = [action(one, 100 + n, scenario=scenario) for n, one in enumerate(users)]
+    written = HistoryWriter(router, 200).write([*clicks, *again], [3, 70, 119])
+    assert written == Written(fresh=120, clicks={3: 1, 70: 2, 119: 2})
+    kept = [await RedisHistory(client).recent(one, 9) for one in users]
+    pairs = zip(clicks, again, strict=True)
+    assert kept == [[behaviour_of(one), behaviour_of(two)] for one, two in pairs]
+    assert await popularity(client, scenario) == {item_key_of("item-1"): 120}
+
+
+async def test_popular_items_are_in_the_order_of_what_all_users_did(
+    router: Router, client: redis.asyncio.Redis, user: str, scenario: str
+) -> None:
+    items = {f"item-{rank}": 50 - rank for rank in range(30)}
+    batch = [
+        msgspec.structs.replace(
+            action(f"{user}-{n}", rank, scenario=scenario), item_id=item, event_id=f"{item}-{n}"
+        )
+        for rank, (item, clicks) in enumerate(items.items())
+        for n in range(clicks)
+    ]
+    HistoryWriter(router, 200).write(random.Random(4).sample(batch, len(batch)))
+    order = [item_key_of(item) for item in items]
+    assert await RedisItems(client).popular(scenario, 30) == order
+    assert await RedisItems(client).popular(scenario, 20) == order[:20]
+    assert await RedisItems(client).popular(f"{scenario}-other", 20) == []
+
+
+async def test_without_its_buckets_epoch_nothing_is_written_and_other_buckets_go_on(
+    redis_url: str, router: Router, client: redis.asyncio.Redis, user: str
+) -> None:
+    buckets = buckets_of(client)
+    epoch = buckets.tag(user) + EPOCH_KEY
+    others = [one for one in (f"{user}-{n}" for n in range(99)) if buckets.tag(one) != epoch[:-5]]
+    writer, profiles = HistoryWriter(router, 200), RedisProfiles(client)
+    await client.delete(epoch)
+    try:
+        with pytest.raises(redis.ResponseError, match=re.escape(f"no key {epoch}: run")):
+            writer.write([action(user, 1)])
+        with pytest.raises(redis.ResponseError, match="NOEPOCH"):
+            await RedisInstructions(client).write(instruction(user, AT_MS))
+        with pytest.raises(redis.ResponseError, match="NOEPOCH"):
+            await profiles.put(UserProfile(user_id=user))
+        with pytest.raises(EpochMissing, match=re.escape(epoch)):
+            await profiles.remove(user)
+        with pytest.raises(EpochMissing, match=re.escape(epoch)):
+            await RedisItems(client).take_down(list(range(99)))
+        assert await RedisHistory(client).recent(user, 9) == []
+        for other in others[:1]:  # none on one server
+            assert writer.write([action(other, 1)]).fresh == 1
+            assert await profiles.put(UserProfile(user_id=other))
+        # an erasure and a restore write all the same
+        await RedisErasures(client).apply(
+            UserErased(event_id="e", user_id=user, event_time_ms=AT_MS)
+        )
+        assert HistoryWriter(router, 200, restoring=True).write([action(user, 1)]).fresh == 1
+    finally:
+        begin_epoch(RedisConfig(url=redis_url), now_ms=0)
 
 
 async def test_an_erasure_drops_what_came_before_it_and_stops_late_writes(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     writer = HistoryWriter(router, 200)
     await RedisProfiles(client).put(UserProfile(user_id=user, city="Lima"))
@@ -172,12 +261,12 @@ async def test_the_newest_window_wins_whichever_is_written_last(
 
 async def test_an_instruction_goes_stale_by_itself(client: redis.asyncio.Redis, user: str) -> None:
     await RedisInstructions(client).write(instruction(user, AT_MS))
-    left_ms = await client.pttl(instruction_key(1, user))
+    left_ms = await client.pttl(buckets_of(client).tag(user) + instruction_key(1, user))
     assert 35 * 3_600_000 < left_ms <= 36 * 3_600_000
 
 
 async def test_an_instruction_is_not_served_after_the_erasure(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     store = RedisInstructions(client)
     await store.write(instruction(user, AT_MS))
@@ -186,7 +275,7 @@ async def test_an_instruction_is_not_served_after_the_erasure(
 
 
 async def test_after_an_erasure_only_what_knows_of_it_is_stored_and_served(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     store, writer = RedisInstructions(client), HistoryWriter(router, 200)
     await store.write(instruction(user, AT_MS + 50))  # a window that ends after the erasure
@@ -203,7 +292,7 @@ async def test_after_an_erasure_only_what_knows_of_it_is_stored_and_served(
 
 
 async def test_an_older_erasure_that_comes_again_takes_nothing_away(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     writer = HistoryWriter(router, 200)
     older, newer = (
@@ -219,7 +308,7 @@ async def test_the_erasure_is_remembered_for_longer_than_dead_letters_rest(
 ) -> None:
     await RedisErasures(client).apply(UserErased(event_id="e", user_id=user, event_time_ms=AT_MS))
     retention_ms = next(t.retention_ms for t in TOPICS if t.name == DEAD_LETTERS)
-    assert await client.pttl(f"erased:{user}") > retention_ms
+    assert await client.pttl(buckets_of(client).tag(user) + erased_key(user)) > retention_ms
 
 
 async def test_item_rows_come_back_as_written_and_a_removed_item_is_not_live(
@@ -257,7 +346,7 @@ async def test_a_profile_is_replaced_and_removed(client: redis.asyncio.Redis, us
 
 
 async def test_an_erasure_at_the_edge_takes_effect_before_the_router_has_read_it(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     writer = HistoryWriter(router, 200)
     writer.write([action(user, 1)])
@@ -274,7 +363,7 @@ async def test_an_erasure_at_the_edge_takes_effect_before_the_router_has_read_it
 
 
 async def test_a_profile_from_before_the_erasure_is_refused_and_a_newer_one_stays(
-    router: redis.Redis, client: redis.asyncio.Redis, user: str
+    router: Router, client: redis.asyncio.Redis, user: str
 ) -> None:
     profiles = RedisProfiles(client)
     erased = UserErased(event_id="e", user_id=user, event_time_ms=AT_MS)

@@ -32,7 +32,8 @@ from streams.log_reader import LogReader
 from streams.producer import RecordProducer
 from streams.redis_client import worker_client
 from streams.redis_epoch import begin_epoch
-from streams.redis_items import RedisItems, popular_key
+from streams.redis_items import RedisItems
+from streams.redis_keys import popular_key
 from tests.conftest import NO_CATALOG
 from tests.models.generator.small_policy import CONTENT_DIM, small_policy
 

@@ -9,7 +9,7 @@ import torch
 from models.reasoning.minilm import MiniLmEncoder
 from models.serving.encoder_directory import EncoderManifest, write_encoder_version
 from models.serving.encoder_engine import MAX_TEXTS, EncoderEngine
-from models.serving.version_folder import VersionExists
+from models.serving.version_folder import VersionExists, version_draft
 from schemas.encoding import BadEncodingRequest, EncoderMismatch
 from streams.triton_tensors import text_arrays
 from tests.models.reasoning.tiny_encoder import write_encoder_folder
@@ -88,6 +88,9 @@ def test_a_version_appears_whole_and_writing_it_again_changes_nothing(
     before = version.stat().st_mtime_ns
     assert write_encoder_version(repository, source, manifest_of(source)) == version
     assert version.stat().st_mtime_ns == before
+    (repository / "config.pbtxt").unlink()  # as a crash between the two leaves it
+    write_encoder_version(repository, source, manifest_of(source))
+    assert (repository / "config.pbtxt").is_file()
 
 
 def test_another_encoder_under_the_same_number_is_refused(version: Path, tmp_path: Path) -> None:
@@ -105,8 +108,6 @@ def test_a_version_whose_files_changed_is_not_loaded(version: Path, tmp_path: Pa
 
 
 def test_two_writers_of_one_version_leave_the_first_ones(tmp_path: Path, source: Path) -> None:
-    from models.serving.version_folder import version_draft
-
     target = tmp_path / "7"
     with version_draft(target, "first") as draft:
         (draft / "weights").write_text("1")

@@ -32,6 +32,10 @@ CONFIG = TrainingConfig(
 ROWS = 31  # not a multiple of the batch: the last one of an epoch has 7 rows, an odd share
 
 
+class Cut(Exception):
+    """The end of a process, as far as the loop can tell."""
+
+
 def examples() -> ExampleTensors:
     rng = torch.Generator().manual_seed(0)
     rows = [

@@ -20,6 +20,7 @@ from models.semantic_ids.artifact import EncoderRecord
 from models.semantic_ids.assignment import Codebooks
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
 from models.serving.neighbours_file import neighbours_of_generation
+from models.training.compute import ComputeUnavailable
 from models.training.example_tensors import ExampleTensors, InstructionDropout, newest
 from models.training.examples import NO_TEXT, Example, Examples
 from models.training.fit import (
@@ -267,3 +268,20 @@ def test_a_sample_keeps_every_row_with_its_own_text() -> None:
     for row in part.rows:
         total = int(part.texts[row.text].split()[1]) + int(part.texts[row.older_text].split()[1])
         assert total == 19
+
+
+def test_what_cannot_be_computed_here_is_refused_before_anything_is_prepared(
+    tmp_path: Path,
+) -> None:
+    told: list[FitProgress] = []
+    config = replace(CONFIG, training=replace(CONFIG.training, compile=True))  # on the CPU
+    with pytest.raises(ComputeUnavailable, match=r"training\.compile: found true on cpu"):
+        fit_generation(
+            Log(items=ITEMS, actions=actions(), windows=WINDOWS, scenarios=["home"]),
+            home=tmp_path,
+            generation=1,
+            created_ms=START_MS,
+            config=config,
+            progress=told.append,
+        )
+    assert not told
