@@ -93,10 +93,13 @@ def explanation_lines(why: dict[str, Any]) -> list[str]:
         f"     {read['item_id'] or '?':24} {read['action']:9} {ago(read)}"
         for read in why["history"]
     ]
-    lines.append(f"candidates of {why['beams']} beams: code log-probs, log P(item | SID), score")
+    lines.append(
+        f"candidates of {why['beams']} beams: code log-probs, log P(item | SID), table term, score"
+    )
     for place, item in enumerate(why["candidates"], 1):
         codes = " ".join(f"{logprob:7.3f}" for logprob in item["code_logprobs"])
-        scores = f"{codes}  {item['item_logprob']:7.3f} {item['score']:8.3f}"
+        inside = f"{item['item_logprob']:7.3f} {item['table_term']:7.3f}"
+        scores = f"{codes}  {inside} {item['score']:8.3f}"
         name = item["item_id"] or "?"
         lines.append(f"{place:3}  {name:24} {item['semantic_id']:16} {scores}  {item['fate']}")
     return lines

@@ -30,6 +30,7 @@ USAGE = (
     "EncoderFolderInvalid",
     "ExperimentInvalid",
     "GeneratorConfigInvalid",
+    "NeighboursInvalid",
     "NothingToLearn",
 )
 

@@ -29,6 +29,7 @@ from models.generator.generator import Generator
 from models.policy.parity import answer_mismatch, weight_change_norm
 from models.policy.served_policies import VersionDirectories, request_of
 from models.serving.index_file import index_of
+from models.serving.neighbours_file import neighbours_of_generation
 from models.serving.policy_directory import (
     LoadedPolicy,
     Manifest,
@@ -175,7 +176,8 @@ class PolicyPublisher:
                 weight_change_norm=weight_change_norm(candidate.weights, self.served.generator),
             )
             index = index_of(assignments, generation=parent.generation, scenarios=parent.scenarios)
-            write_version(self.versions.repository, manifest, candidate.weights, index)
+            tables = self.served.neighbours  # the generation's: learning does not move them
+            write_version(self.versions.repository, manifest, candidate.weights, index, tables)
             return self.versions.require(number).loaded
 
         return await self._in_thread(write)
@@ -253,8 +255,9 @@ async def _first_version(settings: Settings, versions: VersionDirectories) -> Lo
         created_ms=int(time.time() * 1_000),
     )
     index = index_of(assignments, generation=generation, scenarios=scenarios)
-    offline = load_generator(generation_folder(settings, generation))
-    write_version(versions.repository, manifest, offline, index)
+    folder = generation_folder(settings, generation)
+    neighbours = neighbours_of_generation(folder)
+    write_version(versions.repository, manifest, load_generator(folder), index, neighbours)
     return versions.require(FIRST).loaded
 
 

@@ -3,70 +3,59 @@
 Leave-one-out, full ranking over all items: trained on the rows `train`, asked for `test` with the
 validation item in the history. Reduced to what two CPU cores train: preset tiny, semantic IDs from
 text alone, a few epochs, a sample of the users. Each user is asked with the own instruction, with
-the learnable default, and with another user's; instructions are the local reasoner's, replayed as
-served (day timestamps: they do not go stale). Items of the history are left out in every row.
-Data: a folder with items.parquet and interactions.parquet (`--data`). --quick: 150 steps, one seed.
+the learnable default, with another user's, and with the own one while a table of neighbours
+re-ranks the beams (its weight is chosen on validation items of other users, for each seed anew);
+instructions are the local reasoner's, replayed as served (day timestamps: they do not go stale).
+Items of the history are left out in every row. Data: a folder with items.parquet and
+interactions.parquet (`--data`). --keep DIR: trained generations stay there, a run that was cut goes
+on. --seed: these alone. --quick: 150 steps, one seed.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace as replace_part
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from msgspec.structs import replace
-from pyarrow import parquet
-from scipy.sparse import csr_matrix, diags
 
-from agents.demo.training_windows import served_windows
-from agents.settings import Settings
+from benchmarks.next_item_baselines import NEAREST, baseline_ranks
+from benchmarks.next_item_cases import Case, Cases, cases_of
+from benchmarks.next_item_generation import SCENARIO, fitted_generation, policy_of
 from benchmarks.report import finish, parser, show
-from models.decoding.item_index import ItemIndex
 from models.evaluation.steering import paired_difference, shuffled
 from models.features import build_history
-from models.generator.files import load_generator
-from models.reasoning.item_text import item_text
-from models.reasoning.local_reasoner import LocalReasoner
 from models.reasoning.text_encoder import CharacterEncoder
-from models.semantic_ids.assignment import Codebooks
-from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
 from models.serving.engine import GeneratorEngine
-from models.serving.policy_directory import LoadedPolicy, Manifest
-from models.training.fit import FitConfig, FitProgress, Log, fit_generation
-from models.training.folder import SPACING_MS, FolderData, read_folder
-from models.training.instructions import InstructionReplay, behaviour_of, item_rows
-from models.training.training_loop import TrainingConfig
+from models.serving.policy_directory import LoadedPolicy
+from models.training.folder import FolderData, read_folder
+from models.training.instructions import behaviour_of
 from models.vectors import pack
-from schemas.actions import ActionType, UserAction
-from schemas.catalog import item_key_of
 from schemas.generation import GenerationRequest, GenerationResponse
 from schemas.topics import DAY_MS
 
-SCENARIO = "home"
-CODES = 256
 STEPS, QUICK_STEPS = 1_800, 150
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 USERS, QUICK_USERS = 4_000, 500
-BEAMS = 50
-KS = (5, 10)
+VALIDATION_USERS, QUICK_VALIDATION_USERS = 2_000, 300
+BEAMS, WIDE_BEAMS = 50, 200
+KS = (5, 10, 50)  # 50: whether it is among the answers at all
 BATCH = 16
+TIMED = 400
 DEFAULT_DATA = Path("../shared/data/amazon14_beauty")
-CONDITIONS = ("own instruction", "learnable default", "another user's")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One user to ask for: what was done before, the item to find, and the instruction's text."""
-
-    past: list[UserAction]
-    target_key: int
-    instruction: str
+OWN, DEFAULT, OTHERS = "own instruction", "learnable default", "another user's"
+RERANKED = "own instruction + table on the beams"
+WIDER = f"the same, {WIDE_BEAMS} beams"
+CONDITIONS = (OWN, DEFAULT, OTHERS, RERANKED, WIDER)
+GAPS = ((OWN, DEFAULT), (OWN, OTHERS), (RERANKED, OWN), (RERANKED, NEAREST), (WIDER, NEAREST))
+WEIGHTS = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+CHOSEN_BY = "HR@10"
+Ranks = Mapping[str, Sequence[int | None]]
 
 
 def main() -> None:
@@ -74,142 +63,135 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="DIR")
     options.add_argument("--steps", type=int, metavar="N", help="training steps a seed")
+    options.add_argument("--seed", type=int, action="append", metavar="N", help="this seed alone")
+    options.add_argument("--keep", type=Path, metavar="DIR", help="where generations rest")
     given = options.parse_args()
     started = time.monotonic()
     steps = given.steps or (QUICK_STEPS if given.quick else STEPS)
     data = read_folder(given.data)
-    cases = _cases(given.data, data, QUICK_USERS if given.quick else USERS)
+    sizes = (QUICK_USERS, QUICK_VALIDATION_USERS) if given.quick else (USERS, VALIDATION_USERS)
+    cases = cases_of(given.data, data, *sizes)
+    baselines = baseline_ranks(data, cases.test)
     results: dict[str, Any] = {
-        "users": len(cases),
+        "users": len(cases.test),
+        "validation_users": len(cases.validation),
         "steps": steps,
-        "baselines": _baselines(data, cases),
+        "baselines": {name: _hits(ranks) for name, ranks in baselines.items()},
+        "seeds": [],
     }
-    results["seeds"] = [
-        _seed(data, cases, seed, steps) for seed in (QUICK_SEEDS if given.quick else SEEDS)
-    ]
+    for seed in given.seed or (QUICK_SEEDS if given.quick else SEEDS):
+        with _home(given.keep) as home:
+            results["seeds"].append(_seed(home, data, cases, baselines, seed, steps))
     _report(results)
     finish("next_item", results, started=started, path=given.json)
 
 
-def _cases(folder: Path, data: FolderData, users: int) -> list[Case]:
-    """Returns a fixed sample of users, with instructions as serving would hold them."""
-    settings = Settings()
-    replay = InstructionReplay(
-        reasoner=LocalReasoner(),
-        windows=served_windows(settings, expire=False),
-        items=item_rows(data.items),
-        profiles={},
-    )
-    past: defaultdict[str, list[UserAction]] = defaultdict(list)
-    for action in data.actions:
-        past[action.user_id].append(action)
-    target: dict[str, tuple[int, int]] = {}
-    for row in parquet.read_table(folder / "interactions.parquet").to_pylist():
-        user, at_ms = str(row["user_id"]), row["day"] * DAY_MS + row["pos"] * SPACING_MS
-        if row["split"] == "valid":
-            past[user].append(_bought(user, str(row["item_id"]), at_ms))
-        elif row["split"] == "test":
-            target[user] = (item_key_of(str(row["item_id"])), at_ms)
-    known = sorted(target.keys() & past.keys())
-    chosen = np.random.default_rng(0).choice(len(known), min(users, len(known)), replace=False)
-    cases = []
-    for user in (known[place] for place in sorted(chosen)):
-        actions = sorted(past[user], key=lambda action: action.event_time_ms)
-        key, _ = target[user]
-        newest = replay.instructions_of(user, actions)[-1]
-        cases.append(Case(past=actions, target_key=key, instruction=newest.reasoning.text))
-    return cases
-
-
-def _bought(user: str, item_id: str, at_ms: int) -> UserAction:
-    return UserAction(
-        event_id=f"valid-{user}",
-        user_id=user,
-        action=ActionType.ORDER,
-        event_time_ms=at_ms,
-        item_id=item_id,
-    )
-
-
-def _seed(data: FolderData, cases: Sequence[Case], seed: int, steps: int) -> dict[str, Any]:
-    began = time.monotonic()
-    log = Log(
-        items=data.items,
-        actions=data.actions,
-        windows=served_windows(Settings(), expire=False),
-        scenarios=[SCENARIO],
-    )
-    config = FitConfig(
-        max_rows=len(data.actions),
-        codebooks=ResidualKMeansConfig(codes=CODES),
-        training=TrainingConfig(steps=steps, seed=seed),
-    )
+@contextmanager
+def _home(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        yield keep
+        return
     with TemporaryDirectory() as folder:
-        fitted = fit_generation(
-            log, home=Path(folder), generation=1, created_ms=0, config=config, progress=_say
-        )
-        trained_s = time.monotonic() - began
-        engine, encoder = _engine(Path(folder) / "generations" / "1", data)
-    ranks = _ranks(engine, encoder, cases, seed)
+        yield Path(folder)
+
+
+def _seed(
+    home: Path, data: FolderData, cases: Cases, baselines: Ranks, seed: int, steps: int
+) -> dict[str, Any]:
+    began = time.monotonic()
+    fitted, folder = fitted_generation(home, data, seed, steps)
+    trained_s = time.monotonic() - began
+    policy, encoder = policy_of(folder, data)
+    weight, validation = _chosen_weight(policy, encoder, cases.validation)
+    ranks = {**baselines, **_ranks(policy, encoder, cases.test, seed, weight)}
     return {
         "seed": seed,
         "training_s": round(trained_s, 1),
         "semantic_ids": fitted.distinct_semantic_ids,
         "code_ce": fitted.code_ce,
-        **{name: _hits(found) for name, found in ranks.items()},
-        "own - default": _gap(ranks, "learnable default"),
-        "own - another user's": _gap(ranks, "another user's"),
+        "weight": weight,
+        "request_ms": _cost_ms(policy, cases.test),
+        "validation": validation,
+        **{name: _hits(ranks[name]) for name in CONDITIONS},
+        **{f"{one} - {other}": _gap(ranks[one], ranks[other]) for one, other in GAPS},
     }
 
 
-def _say(progress: FitProgress) -> None:
-    if progress.done == progress.total or progress.done % 200 == 0:
-        print(f"  {progress.stage}: {progress.done}/{progress.total} {progress.note}", flush=True)
+def _weighted(policy: LoadedPolicy, weight: float) -> GeneratorEngine:
+    """Returns the engine that serves the policy with its table at `weight`."""
+    table = policy.neighbours
+    if table is not None:
+        table = replace_part(table, config=replace_part(table.config, weight=weight))
+    return GeneratorEngine(replace_part(policy, neighbours=table))
 
 
-def _engine(folder: Path, data: FolderData) -> tuple[GeneratorEngine, CharacterEncoder]:
-    encoder, books = CharacterEncoder.load(folder), Codebooks.load(folder)
-    content = encoder.encode([item_text(item) for item in data.items])
-    index = ItemIndex.build(
-        keys=torch.tensor([item_key_of(item.item_id) for item in data.items]),
-        codes=torch.from_numpy(books.assign(content)),
-        content=torch.from_numpy(content),
-    )
-    manifest = Manifest(
-        policy_version=1, generation=1, index_offset=0, scenarios=[SCENARIO], created_ms=0
-    )
-    policy = LoadedPolicy(manifest=manifest, generator=load_generator(folder), index=index)
-    return GeneratorEngine(policy), encoder
+def _chosen_weight(
+    policy: LoadedPolicy, encoder: CharacterEncoder, cases: Sequence[Case]
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """Returns the weight that finds most validation items, and what each one finds."""
+    vectors = [pack(vector) for vector in encoder.encode([case.instruction for case in cases])]
+    found = {
+        weight: _hits(_places(_weighted(policy, weight), cases, vectors)) for weight in WEIGHTS
+    }
+    best = max(found, key=lambda weight: found[weight][CHOSEN_BY])
+    return best, {str(weight): hits for weight, hits in found.items()}
+
+
+def _cost_ms(policy: LoadedPolicy, cases: Sequence[Case]) -> dict[str, float]:
+    """Returns the median of a request decoded alone on one thread, without and with the table, in
+    turn.
+    """
+    policies = {"without": replace_part(policy, neighbours=None), "with": policy}
+    engines = {name: GeneratorEngine(own) for name, own in policies.items()}
+    times_ms: dict[str, list[float]] = {name: [] for name in engines}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for request in map(_request, cases[:TIMED]):
+        for name, engine in engines.items():
+            began = time.perf_counter()
+            engine.generate([request])
+            times_ms[name].append(1_000 * (time.perf_counter() - began))
+    torch.set_num_threads(threads)
+    return {name: median(found) for name, found in times_ms.items()}
 
 
 def _ranks(
-    engine: GeneratorEngine, encoder: CharacterEncoder, cases: Sequence[Case], seed: int
+    policy: LoadedPolicy,
+    encoder: CharacterEncoder,
+    cases: Sequence[Case],
+    seed: int,
+    weight: float,
 ) -> dict[str, list[int | None]]:
     """Returns the target's place by condition and user, None where it is not among the beams."""
     vectors = [pack(vector) for vector in encoder.encode([case.instruction for case in cases])]
     others = shuffled(len(cases), np.random.default_rng(seed))
-    given: dict[str, list[bytes | None]] = {
-        "own instruction": [*vectors],
-        "learnable default": [None] * len(cases),
-        "another user's": [vectors[other] for other in others],
-    }
-    asked = [_request(case) for case in cases]
+    plain, tabled = _weighted(replace_part(policy, neighbours=None), 0), _weighted(policy, weight)
     return {
-        name: [
-            _place(answer, case.target_key)
-            for answer, case in zip(_answers(engine, asked, of_name), cases, strict=True)
-        ]
-        for name, of_name in given.items()
+        OWN: _places(plain, cases, vectors),
+        DEFAULT: _places(plain, cases, [None] * len(cases)),
+        OTHERS: _places(plain, cases, [vectors[other] for other in others]),
+        RERANKED: _places(tabled, cases, vectors),
+        WIDER: _places(tabled, cases, vectors, WIDE_BEAMS),
     }
 
 
-def _request(case: Case) -> GenerationRequest:
+def _places(
+    engine: GeneratorEngine,
+    cases: Sequence[Case],
+    instructions: Sequence[bytes | None],
+    beams: int = BEAMS,
+) -> list[int | None]:
+    answers = _answers(engine, [_request(case, beams) for case in cases], instructions)
+    return [_place(answer, case.target_key) for answer, case in zip(answers, cases, strict=True)]
+
+
+def _request(case: Case, beams: int = BEAMS) -> GenerationRequest:
     behaviour = [behaviour_of(action) for action in case.past]
     history = build_history(behaviour, case.past[-1].event_time_ms + DAY_MS, 20)
     return GenerationRequest(
         scenario=SCENARIO,
         history=history,
-        beams=BEAMS,
+        beams=beams,
         exclude_keys=sorted({one.item_key for one in behaviour if one.item_key is not None}),
     )
 
@@ -242,61 +224,45 @@ def _hit(rank: int | None, k: int) -> float:
     return float(rank is not None and rank < k)
 
 
-def _gap(ranks: Mapping[str, Sequence[int | None]], other: str) -> dict[str, Any]:
+def _gap(one: Sequence[int | None], other: Sequence[int | None]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for k in KS:
-        one, two = ([_hit(rank, k) for rank in ranks[name]] for name in ("own instruction", other))
-        gap = paired_difference(one, two, np.random.default_rng(0))
+        mine, theirs = ([_hit(rank, k) for rank in ranks] for ranks in (one, other))
+        gap = paired_difference(mine, theirs, np.random.default_rng(0))
         found[f"HR@{k}"] = [gap.mean, gap.low, gap.high]
     return found
 
 
-def _baselines(data: FolderData, cases: Sequence[Case]) -> dict[str, dict[str, float]]:
-    """Returns popularity and item co-occurrence (cosine over users), both of `train` alone."""
-    place = {item.item_id: row for row, item in enumerate(data.items)}
-    keys = [item_key_of(item.item_id) for item in data.items]
-    users = {user: row for row, user in enumerate({action.user_id for action in data.actions})}
-    rows = [users[action.user_id] for action in data.actions]
-    columns = [place[action.item_id or ""] for action in data.actions]
-    bought = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(users), len(place)))
-    bought.data[:] = 1.0
-    counts = np.asarray(bought.sum(axis=0)).ravel()
-    scale = diags(1 / np.sqrt(np.maximum(counts, 1)))
-    near = csr_matrix(scale @ (bought.T @ bought) @ scale)
-    found: dict[str, list[int | None]] = {"popularity": [], "item co-occurrence": []}
-    target_place = {key: row for row, key in enumerate(keys)}
-    for case in cases:
-        history = [place[action.item_id or ""] for action in case.past]
-        target = target_place[case.target_key]
-        scores = np.asarray(near[history].sum(axis=0)).ravel() + 1e-9 * counts
-        for name, of_name in (("popularity", counts), ("item co-occurrence", scores)):
-            found[name].append(_rank(of_name, history, target))
-    return {name: _hits(ranks) for name, ranks in found.items()}
-
-
-def _rank(scores: npt.NDArray[np.float64], history: Sequence[int], target: int) -> int:
-    """Returns how many items outside of the history score higher than the target."""
-    better = scores > scores[target]
-    better[list(history)] = False
-    return int(better.sum())
-
-
 def _report(results: dict[str, Any]) -> None:
+    seeds = results["seeds"]
     for k in KS:
         name = f"HR@{k}"
         rows: list[list[object]] = [
-            [baseline, *(f"{found[name]:.4f}" for _ in results["seeds"])]
+            [baseline, *(f"{found[name]:.4f}" for _ in seeds)]
             for baseline, found in results["baselines"].items()
         ]
         rows += [
-            [condition, *(f"{seed[condition][name]:.4f}" for seed in results["seeds"])]
+            [condition, *(f"{seed[condition][name]:.4f}" for seed in seeds)]
             for condition in CONDITIONS
         ]
-        for gap in ("own - default", "own - another user's"):
-            cells = ("{:+.4f} [{:+.4f}, {:+.4f}]".format(*s[gap][name]) for s in results["seeds"])
+        for gap in (f"{one} - {other}" for one, other in GAPS):
+            cells = ("{:+.4f} [{:+.4f}, {:+.4f}]".format(*s[gap][name]) for s in seeds)
             rows.append([gap, *cells])
-        columns = [name, *(f"seed {seed['seed']}" for seed in results["seeds"])]
+        columns = [name, *(f"seed {seed['seed']}" for seed in seeds)]
         show(f"{results['users']} users, {results['steps']} steps", columns, rows)
+    rows = [
+        [weight, *(f"{seed['validation'][weight][CHOSEN_BY]:.4f}" for seed in seeds)]
+        for weight in map(str, WEIGHTS)
+    ]
+    for seed in seeds:
+        cost = seed["request_ms"]
+        print(
+            f"seed {seed['seed']}: a request alone {cost['without']:.2f} ms, with the table"
+            f" {cost['with']:.2f} ms (medians of {TIMED}, one thread)"
+        )
+    title = f"the table's weight, {CHOSEN_BY} of {results['validation_users']} validation items"
+    chosen = [f"seed {seed['seed']} (takes {seed['weight']})" for seed in seeds]
+    show(title, ["weight", *chosen], rows)
 
 
 if __name__ == "__main__":

@@ -42,13 +42,15 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
 class GeneratedItem(Struct, frozen=True, kw_only=True):
     """One item of a beam: the SID and its per-code `legal` log-probs.
 
-    `score = sum(logprobs) + log P(item | SID)`.
+    `score = sum(logprobs) + log P(item | SID) + table_term`; the last is what a table re-ranker
+    added (0 without one), which the log-probs do not know.
     """
 
     item_key: int
     sid: list[int]
     logprobs: list[float]
     score: float
+    table_term: float = 0.0
 
 
 class GenerationResponse(Struct, frozen=True, kw_only=True):

@@ -22,7 +22,8 @@ Array = npt.NDArray[np.generic]
 
 ABSENT_KEY = -1
 TRITON_TYPES = {"int64": "INT64", "float16": "FP16", "uint8": "UINT8"}
-OUTPUTS = ("ITEM_KEYS", "ITEM_CODES", "ITEM_LOGPROBS", "ITEM_SCORES", "VERSIONS")
+ITEMS = ("ITEM_KEYS", "ITEM_CODES", "ITEM_LOGPROBS", "ITEM_SCORES", "ITEM_TABLE_TERMS")
+OUTPUTS = (*ITEMS, "VERSIONS")
 
 
 class UnexpectedTensors(OxygenRecError):
@@ -77,10 +78,15 @@ def response_of(result: InferResult) -> GenerationResponse:
 
 
 def response_from(arrays: Mapping[str, Array | None]) -> GenerationResponse:
-    """Returns the output arrays [1, ...] as a record. Raises `UnexpectedTensors`."""
+    """Returns the output arrays [1, ...] as a record. Raises `UnexpectedTensors`.
+
+    A model of before table re-rankers answers without ITEM_TABLE_TERMS: they are 0.
+    """
+    if arrays.get("ITEM_TABLE_TERMS") is None and (scores := arrays.get("ITEM_SCORES")) is not None:
+        arrays = {**arrays, "ITEM_TABLE_TERMS": np.zeros_like(scores)}
     found = {name: _first(name, arrays.get(name)) for name in OUTPUTS}
     items = len(found["ITEM_KEYS"])
-    for name in OUTPUTS[:-1]:
+    for name in ITEMS:
         if len(found[name]) != items:
             raise UnexpectedTensors(
                 name=name, found=f"{len(found[name])} rows", wanted=f"{items}, as ITEM_KEYS"
@@ -89,11 +95,11 @@ def response_from(arrays: Mapping[str, Array | None]) -> GenerationResponse:
         shape = str(found["VERSIONS"].shape)
         raise UnexpectedTensors(name="VERSIONS", found=shape, wanted="(3,)")
     generation, policy_version, index_offset = found["VERSIONS"].tolist()
-    columns = zip(*(found[name].tolist() for name in OUTPUTS[:-1]), strict=True)
+    columns = zip(*(found[name].tolist() for name in ITEMS), strict=True)
     return GenerationResponse(
         items=[
-            GeneratedItem(item_key=key, sid=codes, logprobs=logprobs, score=score)
-            for key, codes, logprobs, score in columns
+            GeneratedItem(item_key=key, sid=codes, logprobs=logprobs, score=score, table_term=term)
+            for key, codes, logprobs, score, term in columns
         ],
         generation=generation,
         policy_version=policy_version,

@@ -26,7 +26,8 @@ class HistoryRead(Struct, frozen=True, kw_only=True):
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """One item of a finished beam. `score` = sum of `code_logprobs` + `item_logprob`.
+    """One item of a finished beam. `score` = sum of `code_logprobs` + `item_logprob` +
+    `table_term`: what a table re-ranker says of item and history, 0 where the policy has none.
 
     `fate`: shown, explored, below the slate, not live, not in this scenario, or no row.
     """
@@ -35,6 +36,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     semantic_id: str
     code_logprobs: list[float]
     item_logprob: float
+    table_term: float
     score: float
     fate: str
 
@@ -85,7 +87,8 @@ def explanation_of(
                 item_id=_item_id(rows, item.item_key),
                 semantic_id="-".join(map(str, item.sid)),
                 code_logprobs=item.logprobs,
-                item_logprob=item.score - sum(item.logprobs),
+                item_logprob=item.score - item.table_term - sum(item.logprobs),
+                table_term=item.table_term,
                 score=item.score,
                 fate=_fate(rows.get(item.item_key), shown.get(item.item_key), request.scenario),
             )

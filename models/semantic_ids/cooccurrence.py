@@ -40,6 +40,12 @@ def count_pairs(users: Integers, items: Integers, size: int, window: int) -> csr
     `users` and `items` [n] are aligned; each user's rows stand together, in order. An item beside
     itself counts nothing.
     """
+    ahead = count_ahead(users, items, size, window)
+    return csr_matrix(ahead + ahead.T)
+
+
+def count_ahead(users: Integers, items: Integers, size: int, window: int) -> csr_matrix:
+    """Returns the half of `count_pairs` in which the column's item was chosen after the row's."""
     rows, columns, weights = [], [], []
     for distance in range(1, window + 1):
         left, right = items[:-distance], items[distance:]
@@ -47,11 +53,10 @@ def count_pairs(users: Integers, items: Integers, size: int, window: int) -> csr
         rows.append(left[kept])
         columns.append(right[kept])
         weights.append(np.full(int(kept.sum()), 1.0 / distance))
-    ahead = coo_matrix(
+    return coo_matrix(
         (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))),
         shape=(size, size),
     ).tocsr()
-    return csr_matrix(ahead + ahead.T)
 
 
 def count_queries(items: Integers, queries: Integers, shape: tuple[int, int]) -> csr_matrix:

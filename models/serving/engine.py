@@ -11,7 +11,7 @@ import torch
 from models.decoding.beam_search import SearchResult, best_places
 from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.decoding.masks import Masks
-from models.generator.batch import check_request, collate, excluded_keys
+from models.generator.batch import Batch, check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
 from models.serving.live_catalogue import LiveCatalogue
 from models.serving.policy_directory import LoadedPolicy
@@ -87,7 +87,8 @@ class GeneratorEngine:
             masks = now.index.masks(batch.scenario_B, excluded_keys(requests))
             found = generator.search(decoding, now.index, masks, beams)
             ranked = generator.rank_items(decoding, now.index, found.leaves_BW, now.vectors_ND)
-            items = _best_items(found, ranked, masks, now.index, beams)
+            terms_BX = self._table_terms(now.index, batch, ranked)
+            items = _best_items(found, ranked, terms_BX, masks, now.index, beams)
         return [
             GenerationResponse(
                 items=of_request,
@@ -98,16 +99,28 @@ class GeneratorEngine:
             for of_request in items
         ]
 
+    def _table_terms(self, index: ItemIndex, batch: Batch, ranked: RankedItems) -> torch.Tensor:
+        """Returns what the version's table adds to the items' scores, [B, W * I]; 0 without one."""
+        rows_BX = ranked.rows_BWI.flatten(1)
+        if self.policy.neighbours is None:
+            return torch.zeros(rows_BX.shape)
+        return self.policy.neighbours.terms(index, batch.rows_BS, rows_BX)
+
 
 def _best_items(
-    found: SearchResult, ranked: RankedItems, masks: Masks, index: ItemIndex, beams: int
+    found: SearchResult,
+    ranked: RankedItems,
+    terms_BX: torch.Tensor,
+    masks: Masks,
+    index: ItemIndex,
+    beams: int,
 ) -> list[list[GeneratedItem]]:
     """Returns every request's best `beams` items, falling; equal scores stand in the order of SID
     and item key.
     """
     places_BX = ranked.places_BWI.flatten(1)
     rows_BX = ranked.rows_BWI.flatten(1)
-    scores_BX = (found.scores_BW.unsqueeze(2) + ranked.logprobs_BWI).flatten(1)
+    scores_BX = (found.scores_BW.unsqueeze(2) + ranked.logprobs_BWI).flatten(1) + terms_BX
     scores_BX = scores_BX.where(masks.eligible(rows_BX), -torch.inf)
     best_BM = best_places(scores_BX, places_BX, beams)
     beam_BM = best_BM // ranked.places_BWI.shape[2]
@@ -118,11 +131,12 @@ def _best_items(
         index.codes_NL[rows_BM].tolist(),
         found.logprobs_BWL[each, beam_BM].tolist(),
         scores_BX.gather(1, best_BM).tolist(),
+        terms_BX.gather(1, best_BM).tolist(),
     )
     return [
         [
-            GeneratedItem(item_key=key, sid=sid, logprobs=logprobs, score=score)
-            for key, sid, logprobs, score in zip(*of_request, strict=True)
+            GeneratedItem(item_key=key, sid=sid, logprobs=logprobs, score=score, table_term=term)
+            for key, sid, logprobs, score, term in zip(*of_request, strict=True)
             if math.isfinite(score)
         ]
         for of_request in zip(*columns, strict=True)

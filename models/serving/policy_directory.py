@@ -1,11 +1,11 @@
 """One policy version = one immutable directory: `model_repository/generator/<policy_version>/`.
 
 It appears by one atomic rename and never changes: model.py (one import line), manifest.json,
-weights.safetensors, generator.json, index.safetensors. The manifest holds each file's sha256, and
-a version that does not match it is not loaded.
+weights.safetensors, generator.json, index.safetensors, and neighbours.safetensors where its
+generation re-ranks. The manifest holds each file's sha256, and a version that does not match it is
+not loaded.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,13 @@ import torch
 from msgspec import Struct
 
 from models.decoding.item_index import ItemIndex
+from models.decoding.neighbours import Neighbours
 from models.generator.files import CONFIG_NAME, load_generator, save_generator
 from models.generator.generator import Generator
 from models.serving.index_file import FILE_NAME as INDEX_NAME
 from models.serving.index_file import load_index, save_index
+from models.serving.neighbours_file import FILE_NAME as NEIGHBOURS_NAME
+from models.serving.neighbours_file import load_neighbours, save_neighbours, sha256_of
 from models.serving.version_folder import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -65,15 +68,23 @@ class PolicyDirectoryInvalid(OxygenRecError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPolicy:
-    """A version in memory: the generator in eval mode and the index its log-probs belong to."""
+    """A version in memory: the generator in eval mode and the index its log-probs belong to.
+
+    `neighbours` re-rank items; they are no part of the policy, and no log-prob knows them.
+    """
 
     manifest: Manifest
     generator: Generator
     index: ItemIndex
+    neighbours: Neighbours | None = None
 
 
 def write_version(
-    repository: Path, manifest: Manifest, generator: Generator, index: ItemIndex
+    repository: Path,
+    manifest: Manifest,
+    generator: Generator,
+    index: ItemIndex,
+    neighbours: Neighbours | None = None,
 ) -> Path:
     """Writes `repository/<policy_version>` by one atomic rename; returns it.
 
@@ -86,7 +97,9 @@ def write_version(
         with version_draft(target, MODEL_LINE) as draft:
             save_generator(draft, generator, WEIGHTS_NAME)
             save_index(draft, index)
-            hashes = {name: _sha256(draft / name) for name in FILES}
+            hashes = {name: sha256_of(draft / name) for name in FILES}
+            if neighbours is not None:
+                hashes[NEIGHBOURS_NAME] = save_neighbours(draft, neighbours).sha256
             manifest = msgspec.structs.replace(
                 manifest, files=hashes, torch_version=str(torch.__version__)
             )
@@ -115,21 +128,23 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def load_version(directory: Path) -> LoadedPolicy:
-    """Returns the version after checking every file's hash.
+    """Returns the version after checking every file's hash; one without neighbours has none.
 
     Raises `PolicyDirectoryInvalid`, `TensorFileInvalid` or `ItemIndexInvalid`, naming the file.
     """
     manifest = read_manifest(directory)
-    for name in FILES:
+    reranks = NEIGHBOURS_NAME in manifest.files
+    for name in (*FILES, NEIGHBOURS_NAME) if reranks else FILES:
         path = directory / name
         if not path.is_file():
             raise PolicyDirectoryInvalid(path=path, found="no file", wanted="a file of the version")
-        if (found := _sha256(path)) != (wanted := manifest.files.get(name, "")):
+        if (found := sha256_of(path)) != (wanted := manifest.files.get(name, "")):
             raise PolicyDirectoryInvalid(path=path, found=f"sha256 {found}", wanted=wanted)
     generator = load_generator(directory, WEIGHTS_NAME)
     index = load_index(directory)
     _check_belongs(directory, manifest, generator, index)
-    return LoadedPolicy(manifest=manifest, generator=generator, index=index)
+    neighbours = load_neighbours(directory) if reranks else None
+    return LoadedPolicy(manifest=manifest, generator=generator, index=index, neighbours=neighbours)
 
 
 def published_versions(repository: Path) -> list[int]:
@@ -170,8 +185,3 @@ def _check_belongs(
     if (largest := int(index.codes_NL.max())) >= config.codes:
         wanted_text = f"codes below {config.codes}"
         raise PolicyDirectoryInvalid(path=directory, found=f"code {largest}", wanted=wanted_text)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -52,6 +52,7 @@ def response_tensors(response: GenerationResponse, levels: int) -> dict[str, tor
         "ITEM_CODES": _rows([item.sid for item in items], torch.int32, levels),
         "ITEM_LOGPROBS": _rows([item.logprobs for item in items], torch.float32, levels),
         "ITEM_SCORES": torch.tensor([[item.score for item in items]], dtype=torch.float32),
+        "ITEM_TABLE_TERMS": torch.tensor([[i.table_term for i in items]], dtype=torch.float32),
         "VERSIONS": torch.tensor([versions], dtype=torch.int64),
     }
 

@@ -46,6 +46,7 @@ def render_config(versions: Sequence[int], *, content_dim: int, levels: int) -> 
         _tensor("ITEM_CODES", "INT32", f"-1, {levels}"),
         _tensor("ITEM_LOGPROBS", "FP32", f"-1, {levels}"),
         _tensor("ITEM_SCORES", "FP32", "-1"),
+        _tensor("ITEM_TABLE_TERMS", "FP32", "-1"),
         _tensor("VERSIONS", "INT64", "3"),
     ]
     return _HEAD.format(

@@ -3,6 +3,8 @@
 preset = "tiny"
 [sizes]                  # what differs from the preset, by the names of `GeneratorConfig`
 retrieved = 10
+[neighbours]             # weight 0, the default: no table re-ranks
+weight = 0.4
 [training]
 steps = 2_000
 device = "auto"          # cpu (the default), cuda, or cuda where there is one

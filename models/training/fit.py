@@ -20,6 +20,7 @@ import torch
 from msgspec import Struct
 
 from models.decoding.item_index import ItemIndex
+from models.decoding.neighbours import NeighbourConfig
 from models.generator.config import PRESETS, GeneratorConfig, GeneratorConfigInvalid
 from models.generator.files import save_generator
 from models.generator.generator import Generator
@@ -29,11 +30,13 @@ from models.semantic_ids.artifact import EncoderRecord
 from models.semantic_ids.encoders import BUILTIN, TextEncoder, encode_all, fit_encoder
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_codebooks
 from models.serving.encoder_directory import FOLDER as ENCODER_FOLDER
+from models.serving.neighbours_file import NeighboursRecord, save_neighbours
 from models.training.checkpoint import Checkpointing
 from models.training.distributed import this_share
 from models.training.example_tensors import ExampleTensors
 from models.training.examples import NO_TEXT, ExampleBuilder, ExampleConfig, Examples
 from models.training.instructions import InstructionReplay, ServedWindows, item_rows
+from models.training.neighbour_table import neighbours_of
 from models.training.training_loop import Progress, TrainingConfig, train
 from schemas.actions import UserAction
 from schemas.catalog import ItemUpsert, item_key_of
@@ -61,7 +64,8 @@ class FitConfig:
     Dropout is off: a budget of one to two epochs leaves no time to over-fit, and 17 % of a step.
     `sizes` replaces fields of the preset, by the names of `GeneratorConfig`. `encoder`: builtin
     (fitted on the log), minilm, or the folder of an encoder of its shape, which serving then needs
-    Triton for.
+    Triton for. `neighbours.weight` above 0: items that the log's users chose near one another
+    re-rank (the table is part of the generation).
     """
 
     preset: str = "tiny"
@@ -71,6 +75,7 @@ class FitConfig:
     max_rows: int = 15_000
     codebooks: ResidualKMeansConfig = field(default_factory=ResidualKMeansConfig)
     examples: ExampleConfig = field(default_factory=ExampleConfig)
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def generator(self, **of_data: Any) -> GeneratorConfig:
@@ -125,6 +130,7 @@ class GenerationManifest(Struct, frozen=True, kw_only=True):
     code_ce: float
     item_ce: float
     torch_version: str
+    neighbours: NeighboursRecord | None = None
 
 
 def fit_generation(
@@ -199,6 +205,7 @@ class _Fit:
         )
         generator, last = self._generator(tensors, index, encoder.dim)
         save_generator(folder, generator)
+        neighbours = neighbours_of(log.actions, config.neighbours)
         return GenerationManifest(
             generation=generation,
             created_ms=created_ms,
@@ -216,6 +223,7 @@ class _Fit:
             code_ce=float(np.mean([step.code_ce for step in last])),
             item_ce=float(np.mean([step.item_ce for step in last])),
             torch_version=str(torch.__version__),
+            neighbours=None if neighbours is None else save_neighbours(folder, neighbours),
         )
 
     def _encoder(self) -> tuple[str, TextEncoder]:

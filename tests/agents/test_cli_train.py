@@ -17,6 +17,7 @@ from agents.exit_codes import ExitCode, exit_code_of
 from agents.text_encoders import generation_encoder
 from models.generator.files import load_generator
 from models.reasoning.minilm import MiniLmEncoder
+from models.serving.neighbours_file import neighbours_of_generation
 from models.training.experiment import ExperimentInvalid, read_experiment
 from tests.agents.test_cli_semantic_ids import TITLES, items, write
 from tests.models.reasoning.tiny_encoder import write_encoder_folder
@@ -31,6 +32,8 @@ recent = 2
 codes = 8
 [examples]
 recent = 8
+[neighbours]
+weight = 0.4
 [training]
 steps = 8
 batch = 16
@@ -97,6 +100,9 @@ def test_a_folder_becomes_the_generation_that_up_looks_for(
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["steps"] == 6
     assert manifest["rows"] == 200
+    table = neighbours_of_generation(folder)
+    assert table is not None
+    assert (table.config.weight, manifest["neighbours"]["items"]) == (0.4, len(table.keys_T))
     assert (folder.parent / "1.origin").read_text() == f"data of {data.resolve()}"
     lines = list(map(json.loads, (home / "training" / "1.jsonl").read_text().splitlines()))
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -161,7 +167,13 @@ def test_what_is_no_experiment_is_named(tmp_path: Path, text: str, key: str, wan
 
 
 @pytest.mark.parametrize(
-    "text", ["preset = '9B'", "[sizes]\nheadz = 3", "[training]\ndevice = 'cpu'\ncompile = true"]
+    "text",
+    [
+        "preset = '9B'",
+        "[sizes]\nheadz = 3",
+        "[neighbours]\nweight = -1.0",
+        "[training]\ndevice = 'cpu'\ncompile = true",
+    ],
 )
 def test_what_cannot_be_trained_ends_with_usage(data: Path, tmp_path: Path, text: str) -> None:
     path = tmp_path / "experiment.toml"

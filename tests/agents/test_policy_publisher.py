@@ -19,6 +19,7 @@ from agents.policy_publisher import (
 )
 from models.generator.generator import Generator
 from models.serving.engine import GeneratorEngine
+from models.serving.neighbours_file import FILE_NAME
 from models.serving.policy_directory import load_version, published_versions, read_manifest
 from tests.agents.policy_stack import PolicyStack, policy_stack
 from tests.models.policy.served_world import ITEMS, fresh_generator, served_log
@@ -70,6 +71,7 @@ async def test_the_offline_model_is_published_once(stack: PolicyStack) -> None:
     assert published_versions(stack.repository) == [1]
     loaded = load_version(stack.repository / "1")
     assert len(loaded.index.keys_N) == ITEMS
+    assert loaded.neighbours is not None
     assert "versions: [ 1 ]" in (stack.repository / "config.pbtxt").read_text()
 
 
@@ -100,6 +102,8 @@ async def test_a_candidate_that_answers_as_trained_is_announced(stack: PolicySta
     assert (manifest.parent, manifest.reward_offsets) == (1, (0, 40))
     assert (manifest.groups_used, manifest.steps) == (20, 5)
     assert manifest.weight_change_norm > 0.1
+    tables = [(stack.repository / version / FILE_NAME).read_bytes() for version in "12"]
+    assert tables[0] == tables[1]  # the generation's
     assert "versions: [ 1, 2 ]" in (stack.repository / "config.pbtxt").read_text()
 
 

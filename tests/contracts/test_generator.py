@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from streams.connections import TritonConfig
 from streams.local.triton import LocalTriton
 from streams.triton_client import TritonGenerator
 from tests.conftest import NO_CATALOG
+from tests.models.decoding.small_neighbours import small_neighbours
 from tests.models.generator.small_policy import CONTENT_DIM, SCENARIOS, request, small_policy
 
 VERSION = 1
@@ -32,13 +34,15 @@ AnyGenerator = TritonGenerator | InProcessGenerator
 
 @pytest.fixture(scope="module")
 def policy() -> LoadedPolicy:
-    return small_policy(VERSION, seed=3)
+    plain = small_policy(VERSION, seed=3)
+    return replace(plain, neighbours=small_neighbours(plain.index))
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, policy: LoadedPolicy) -> Path:
     root = tmp_path_factory.mktemp("repository")
-    write_version(root / "generator", policy.manifest, policy.generator, policy.index)
+    parts = (policy.manifest, policy.generator, policy.index, policy.neighbours)
+    write_version(root / "generator", *parts)
     write_config(root / "generator", [VERSION], content_dim=CONTENT_DIM, levels=3)
     return root
 
@@ -78,6 +82,8 @@ async def test_an_answer_is_the_engines_and_stamped_by_the_model(
         assert there.sid == here.sid
         assert there.logprobs == pytest.approx(here.logprobs, abs=1e-4)
         assert there.score == pytest.approx(here.score, abs=1e-4)
+        assert there.table_term == pytest.approx(here.table_term, abs=1e-6)
+    assert len({item.table_term for item in found.items}) > 2
     versions = (found.generation, found.policy_version, found.index_offset)
     assert versions == (policy.manifest.generation, VERSION, policy.manifest.index_offset)
 

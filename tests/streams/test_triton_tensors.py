@@ -30,6 +30,7 @@ def answered() -> dict[str, Any]:
         "ITEM_CODES": np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.int32),
         "ITEM_LOGPROBS": np.array([[[-1, -2, -3], [-4, -5, -6]]], dtype=np.float32),
         "ITEM_SCORES": np.array([[-6.5, -15.5]], dtype=np.float32),
+        "ITEM_TABLE_TERMS": np.array([[-0.25, -0.5]], dtype=np.float32),
         "VERSIONS": np.array([[3, 7, 120]], dtype=np.int64),
     }
 
@@ -89,7 +90,13 @@ def test_an_answer_becomes_items_with_the_stamps_of_the_model() -> None:
     assert (response.generation, response.policy_version, response.index_offset) == (3, 7, 120)
     first, second = response.items
     assert (first.item_key, first.sid, first.logprobs) == (5, [1, 2, 3], [-1, -2, -3])
-    assert (second.item_key, second.score) == (2**62, -15.5)
+    assert (second.item_key, second.score, second.table_term) == (2**62, -15.5, -0.5)
+
+
+def test_a_model_that_knows_no_tables_is_understood() -> None:
+    response = response_from({**answered(), "ITEM_TABLE_TERMS": None})
+    assert [item.table_term for item in response.items] == [0, 0]
+    assert [item.score for item in response.items] == [-6.5, -15.5]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,9 @@ def test_an_answer_becomes_items_with_the_stamps_of_the_model() -> None:
     [
         ("VERSIONS", None),
         ("VERSIONS", np.array([[3, 7]], dtype=np.int64)),
+        ("ITEM_SCORES", None),
         ("ITEM_SCORES", np.array([[-6.5]], dtype=np.float32)),
+        ("ITEM_TABLE_TERMS", np.array([[-6.5]], dtype=np.float32)),
         ("ITEM_KEYS", np.array([5, 6], dtype=np.int64)),
     ],
 )

@@ -161,7 +161,11 @@ class ScriptedGenerator:
         return GenerationResponse(
             items=[
                 GeneratedItem(
-                    item_key=key, sid=[1, 2, place], logprobs=[-1.0, -1.0, -1.0], score=-0.1 * place
+                    item_key=key,
+                    sid=[1, 2, place],
+                    logprobs=[-1.0, -1.0, -1.0],
+                    score=-0.1 * place,
+                    table_term=-0.01 * place,
                 )
                 for place, key in enumerate(keys)
                 if key not in request.exclude_keys

@@ -47,7 +47,11 @@ async def test_every_candidate_has_its_scores_and_its_fate() -> None:
     assert sum(fate == "shown" for fate in fates.values()) == 10
     assert why.excluded == 1
     for one in why.candidates:
-        assert sum(one.code_logprobs) + one.item_logprob == pytest.approx(one.score)
+        place = int(one.semantic_id.rpartition("-")[2])
+        assert one.table_term == -0.01 * place
+        assert one.item_logprob == pytest.approx(3.0 - 0.09 * place)
+        parts = sum(one.code_logprobs) + one.item_logprob + one.table_term
+        assert parts == pytest.approx(one.score)
 
 
 async def test_the_context_is_what_the_generator_was_given() -> None:
@@ -89,6 +93,7 @@ async def test_the_answer_carries_it_only_where_it_was_asked_for() -> None:
     assert "explanation" not in plain
     assert len(asked["explanation"]["candidates"]) == 50
     text = slate_text(asked)
-    assert "candidates of 50 beams" in text
+    assert "candidates of 50 beams: code log-probs, log P(item | SID), table term, score" in text
+    assert "-0.490   -4.900" in text  # the last one's table term and score
     assert "not live" in text
     assert "candidates" not in slate_text(plain)

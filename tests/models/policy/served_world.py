@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
@@ -11,6 +12,7 @@ from models.generator.files import save_generator
 from models.generator.generator import Generator
 from models.serving.engine import GeneratorEngine
 from models.serving.index_file import index_of
+from models.serving.neighbours_file import save_neighbours
 from models.serving.policy_directory import LoadedPolicy, Manifest, load_version, write_version
 from models.vectors import pack
 from schemas.actions import ActionType
@@ -18,6 +20,7 @@ from schemas.catalog import SidAssignment
 from schemas.generation import GenerationRequest, GenerationResponse
 from schemas.impressions import HistoryFeatures, Impression, ServedInstruction, SlateItem, Slot
 from schemas.rewards import RewardEvent
+from tests.models.decoding.small_neighbours import small_neighbours
 from tests.models.policy.reward_events import reward_event
 
 SCENARIOS = ["home", "search", "detail"]
@@ -51,11 +54,15 @@ def fresh_generator(seed: int = 0) -> Generator:
 
 
 def write_generation(home: Path) -> Generator:
-    """Writes what the publisher needs of generations/1, and returns its offline model."""
+    """Writes what the publisher needs of generations/1, and returns its offline model. A table of
+    neighbours re-ranks what its versions answer.
+    """
     folder = home / "generations" / "1"
     offline = fresh_generator()
     save_generator(folder, offline)
-    (folder / "manifest.json").write_text("{}")
+    index = index_of(catalogue(), generation=1, scenarios=SCENARIOS)
+    record = save_neighbours(folder, small_neighbours(index))
+    (folder / "manifest.json").write_bytes(msgspec.json.encode({"neighbours": record}))
     return offline
 
 

@@ -1,5 +1,6 @@
 """The trainer on the real generator: parity with what was served, and learning one can show."""
 
+from dataclasses import replace as replace_part
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from models.serving.policy_directory import LoadedPolicy
 from schemas.generation import GenerationResponse
 from schemas.impressions import Impression
 from schemas.rewards import RewardEvent
+from tests.models.decoding.small_neighbours import small_neighbours
 from tests.models.policy.served_world import (
     ITEMS,
     catalogue,
@@ -66,6 +68,28 @@ def test_the_trainer_reproduces_the_served_logprobs(log: list[RewardEvent], tmp_
     assert 0 < learner.logprob_mismatch_max <= 1e-4
 
 
+def test_a_table_that_moves_items_moves_no_step_of_the_trainer(
+    first: LoadedPolicy, tmp_path: Path
+) -> None:
+    table = small_neighbours(first.index, weight=20.0)
+    events = served_log(GeneratorEngine(replace_part(first, neighbours=table)), 32)
+    plain = served_log(GeneratorEngine(first), 32)
+    slates = [[item.item_key for item in event.impression.slate] for event in events]
+    assert slates != [[item.item_key for item in event.impression.slate] for event in plain]
+    learner = trainer_on(tmp_path)
+    for offset, event in enumerate(events):
+        learner.offer(offset, event)
+    assert learner.counts["used"] >= 20
+    assert learner.counts["logprob_mismatch"] == 0
+    assert 0 < learner.logprob_mismatch_max <= 1e-4
+    other = trainer_on(tmp_path)
+    for offset, event in enumerate(events):  # the scores are logged, and nothing learns from them
+        slate = [replace(item, score=0.0) for item in event.impression.slate]
+        other.offer(offset, replace(event, impression=replace(event.impression, slate=slate)))
+    same = zip(learner.policy.parameters(), other.policy.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in same)
+
+
 def test_padding_beside_longer_requests_changes_no_step(
     log: list[RewardEvent], tmp_path: Path
 ) -> None:
@@ -103,6 +127,10 @@ def test_parity_compares_what_was_answered_with_the_given_weights(
     answer = GeneratorEngine(first).generate([request_of(impression)])[0]
     assert isinstance(answer, GenerationResponse)
     assert answer_mismatch(first.generator, ServedPolicy(first), impression, answer) <= 1e-4
+    tabled = replace_part(first, neighbours=small_neighbours(first.index, weight=20.0))
+    reranked = GeneratorEngine(tabled).generate([request_of(impression)])[0]
+    assert isinstance(reranked, GenerationResponse)
+    assert answer_mismatch(first.generator, ServedPolicy(tabled), impression, reranked) <= 1e-4
     assert answer_mismatch(fresh_generator(seed=1), ServedPolicy(first), impression, answer) > 1e-2
 
 

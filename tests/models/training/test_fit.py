@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models.decoding.item_index import UNKNOWN, ItemIndex
+from models.decoding.neighbours import NeighbourConfig
 from models.generator.files import load_generator
 from models.reasoning.item_text import item_text
 from models.reasoning.minilm import EncoderFolderInvalid, MiniLmEncoder
@@ -18,6 +19,7 @@ from models.reasoning.text_encoder import CharacterEncoder
 from models.semantic_ids.artifact import EncoderRecord
 from models.semantic_ids.assignment import Codebooks
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
+from models.serving.neighbours_file import neighbours_of_generation
 from models.training.compute import ComputeUnavailable
 from models.training.example_tensors import ExampleTensors, InstructionDropout, newest
 from models.training.examples import NO_TEXT, Example, Examples
@@ -31,6 +33,7 @@ from models.training.fit import (
     fit_generation,
 )
 from models.training.instructions import ServedWindows
+from models.training.neighbour_table import neighbours_of
 from models.training.training_loop import TrainingConfig
 from schemas.actions import ActionType, UserAction
 from schemas.catalog import ItemUpsert, item_key_of
@@ -121,6 +124,23 @@ def test_a_generation_is_one_complete_folder(tmp_path: Path) -> None:
     assert list(dict.fromkeys(progress.stage for progress in told)) == list(STAGES)
     assert told[-1].done == told[-1].total == 4
     assert manifest.rows == manifest.rows_with_instruction == 96
+
+
+def test_a_weight_above_0_gives_the_generation_a_table_of_its_log(tmp_path: Path) -> None:
+    manifest, _ = fit(tmp_path / "off")
+    assert manifest.neighbours is None
+    assert neighbours_of_generation(tmp_path / "off" / "generations" / "3") is None
+    config = replace(CONFIG, neighbours=NeighbourConfig(weight=0.5, kept=4))
+    manifest, _ = fit(tmp_path / "on", config)
+    table = neighbours_of_generation(tmp_path / "on" / "generations" / "3")
+    wanted = neighbours_of(actions(), config.neighbours)
+    assert table is not None
+    assert wanted is not None
+    assert manifest.neighbours is not None
+    assert manifest.neighbours.pairs == len(table.places_E) == len(wanted.places_E)
+    assert table.config.weight == 0.5
+    assert torch.equal(table.weights_E, wanted.weights_E)
+    assert torch.equal(table.keys_T, wanted.keys_T)
 
 
 def test_a_generation_of_another_encoder_takes_it_along(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The generations that the benchmark `next_item` asks: trained once a seed, and kept where told."""
+
+from pathlib import Path
+
+import msgspec
+import torch
+
+from agents.demo.training_windows import served_windows
+from agents.settings import Settings
+from models.decoding.item_index import ItemIndex
+from models.decoding.neighbours import NeighbourConfig
+from models.generator.files import load_generator
+from models.reasoning.item_text import item_text
+from models.reasoning.text_encoder import CharacterEncoder
+from models.semantic_ids.assignment import Codebooks
+from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
+from models.serving.policy_directory import LoadedPolicy, Manifest
+from models.training.checkpoint import Checkpointing
+from models.training.fit import FitConfig, FitProgress, GenerationManifest, Log, fit_generation
+from models.training.folder import FolderData
+from models.training.neighbour_table import neighbours_of
+from models.training.training_loop import TrainingConfig
+from schemas.catalog import item_key_of
+
+SCENARIO = "home"
+CODES = 256
+
+
+def fitted_generation(
+    home: Path, data: FolderData, seed: int, steps: int
+) -> tuple[GenerationManifest, Path]:
+    """Returns the generation of a seed: the one in `home`, or a new one, which goes on where it was
+    cut.
+    """
+    folder = home / "generations" / str(seed + 1)
+    if (folder / "manifest.json").is_file():
+        text = (folder / "manifest.json").read_bytes()
+        kept = msgspec.json.decode(text, type=GenerationManifest)
+        if (kept.seed, kept.steps, kept.items) != (seed, steps, len(data.items)):
+            raise SystemExit(f"{folder}: of other steps or data; name an empty folder for --keep")
+        return kept, folder
+    log = Log(
+        items=data.items,
+        actions=data.actions,
+        windows=served_windows(Settings(), expire=False),
+        scenarios=[SCENARIO],
+    )
+    config = FitConfig(
+        max_rows=len(data.actions),
+        codebooks=ResidualKMeansConfig(codes=CODES),
+        training=TrainingConfig(steps=steps, seed=seed),
+    )
+    checkpoint = home / "training" / f"{seed + 1}.safetensors"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    fitted = fit_generation(
+        log,
+        home=home,
+        generation=seed + 1,
+        created_ms=0,
+        config=config,
+        progress=_say,
+        checkpointing=Checkpointing(path=checkpoint, every=100),
+    )
+    checkpoint.unlink()
+    return fitted, folder
+
+
+def policy_of(folder: Path, data: FolderData) -> tuple[LoadedPolicy, CharacterEncoder]:
+    """Returns a generation as a version in memory, with a table of weight 1, and its encoder."""
+    encoder, books = CharacterEncoder.load(folder), Codebooks.load(folder)
+    content = encoder.encode([item_text(item) for item in data.items])
+    index = ItemIndex.build(
+        keys=torch.tensor([item_key_of(item.item_id) for item in data.items]),
+        codes=torch.from_numpy(books.assign(content)),
+        content=torch.from_numpy(content),
+    )
+    manifest = Manifest(
+        policy_version=1, generation=1, index_offset=0, scenarios=[SCENARIO], created_ms=0
+    )
+    generator = load_generator(folder)
+    policy = LoadedPolicy(
+        manifest=manifest,
+        generator=generator,
+        index=index,
+        neighbours=neighbours_of(data.actions, NeighbourConfig(weight=1.0)),
+    )
+    return policy, encoder
+
+
+def _say(progress: FitProgress) -> None:
+    if progress.done == progress.total or progress.done % 200 == 0:
+        print(f"  {progress.stage}: {progress.done}/{progress.total} {progress.note}", flush=True)
