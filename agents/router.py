@@ -8,7 +8,7 @@ the batch, and every step is idempotent:
    clicks are high-value (`agents/high_value.py`);
 3. produce high-value actions, then the watermark of each partition; dead letters; misrouted ones;
 4. await every acknowledgement;
-5. commit the offsets.
+5. commit the offsets: of all that is done, once a second and whenever nothing waits to be read.
 
 Step 1 computes, the others wait: while one batch is written to Redis on a thread of its own, and
 one is being acknowledged, the next is decoded. Effects and commits keep the order of the batches.
@@ -112,6 +112,7 @@ class Router:
         self._dead_letters = DeadLetters(self._producer, NAME, now_ms)
         self._history = HistoryWriter(router_client(settings.redis), settings.router.history_length)
         self._positions: dict[int, int] = {}
+        self._uncommitted: dict[int, int] = {}  # what is done of them since the last commit
         self._in_hand: deque[InHand] = deque()
         self._effects = ThreadPoolExecutor(1, "router-effects")
         self._consumer = Consumer(consumer_config(kafka), logger=logger)
@@ -163,9 +164,10 @@ class Router:
         return self._send(batch, risen) if self._write_history(batch, stop) else None
 
     def _finish(self) -> None:
-        """Waits for everything in hand. Raises `UndeliveredRecord`."""
+        """Waits for everything in hand, and commits it. Raises `UndeliveredRecord`."""
         while self._in_hand:
             self._finish_oldest()
+        self._commit()
 
     def _finish_oldest(self) -> None:
         oldest = self._in_hand.popleft()
@@ -173,7 +175,8 @@ class Router:
         if sent is None:
             return
         self._await(sent)
-        self._commit(oldest.batch)
+        self._positions.update(oldest.batch.positions)
+        self._uncommitted.update(oldest.batch.positions)
         self._routing.done(oldest.batch)
         _count(oldest.batch, oldest.messages)
 
@@ -224,16 +227,18 @@ class Router:
         for future in concurrent.futures.as_completed(sent):
             future.result()
 
-    def _commit(self, batch: Batch) -> None:
-        offsets = [TopicPartition(topics.ACTIONS, p, at) for p, at in batch.positions.items()]
-        self._positions.update(batch.positions)
+    def _commit(self) -> None:
+        positions, self._uncommitted = self._uncommitted, {}
+        if not positions:
+            return
+        offsets = [TopicPartition(topics.ACTIONS, p, at) for p, at in positions.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             # The partitions have moved: their new owner repeats the batch, which changes nothing.
             logger.warning("offsets not committed", extra={"cause": str(error)})
             return
-        for partition, offset in batch.positions.items():
+        for partition, offset in positions.items():
             self._lags.finish(topics.ACTIONS, partition, offset)
 
     def _end_of(self, topic: str, partition: int) -> int | None:

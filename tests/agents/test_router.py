@@ -107,10 +107,9 @@ def routed(*events: str) -> None:
 def test_an_offset_is_committed_after_everything_before_it_is_acknowledged(world: World) -> None:
     routed("a", "b")
     assert world.happened.index("history a") < world.happened.index("sent a")
-    for offset, event in ((1, "a"), (2, "b")):
-        committed = world.happened.index(f"committed {offset}")
-        assert world.happened.index(f"acknowledged {event}") < committed
+    assert [what for what in world.happened if what.startswith("committed")] == ["committed 2"]
     assert world.happened[-1] == "committed 2"
+    assert {"acknowledged a", "acknowledged b"} <= set(world.happened)
 
 
 def test_what_kafka_refuses_is_never_committed(world: World) -> None:
