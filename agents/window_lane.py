@@ -34,7 +34,7 @@ NAME = "window-aggregator"
 # Records gather this long, beside a grace of 10 s: 25 of a partition at 2,000 a second over four.
 # Without it batches are of one (Faust gives its loop away after each), with requests to Kafka each.
 GATHER_S = 0.05
-BATCH = 1_000  # records: about 50 ms of work, so that the other partitions get their turn
+BATCH = 1_000  # records: a tenth of a second of work, then other partitions get their turn
 WAITING = 4_000  # then the stream waits: Faust's own queue holds as many
 RETRY_S = 1.0  # between two tries to send what Kafka did not take
 
