@@ -40,7 +40,7 @@ class DirectConsumer(Consumer):
     move. While records flow a delivery waits for nothing: its queue takes more than it asks for.
     """
 
-    async def wait_first(self, *coros: Any, timeout: Any = None) -> WaitResults:  # noqa: ASYNC109
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> WaitResults:  # noqa: ASYNC109  mode's signature
         """Awaits a delivery, the first of two, or whatever is the first to be done."""
         stops = self.suspend_flow.is_set() or self.should_stop
         if stops or len(coros) != 2 or not self.app.flow_control.is_active():

@@ -12,8 +12,8 @@ from models.decoding.neighbours import NeighbourConfig
 from models.generator.files import load_generator
 from models.reasoning.item_text import item_text
 from models.reasoning.text_encoder import CharacterEncoder
-from models.semantic_ids.assignment import Codebooks
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
+from models.semantic_ids.sid_assigner import SidAssigner
 from models.serving.policy_directory import LoadedPolicy, Manifest
 from models.training.checkpoint import Checkpointing
 from models.training.fit import FitConfig, FitProgress, GenerationManifest, Log, fit_generation
@@ -67,11 +67,12 @@ def fitted_generation(
 
 def policy_of(folder: Path, data: FolderData) -> tuple[LoadedPolicy, CharacterEncoder]:
     """Returns a generation as a version in memory, with a table of weight 1, and its encoder."""
-    encoder, books = CharacterEncoder.load(folder), Codebooks.load(folder)
+    encoder, assigner = CharacterEncoder.load(folder), SidAssigner.load(folder)
     content = encoder.encode([item_text(item) for item in data.items])
+    keys = [item_key_of(item.item_id) for item in data.items]
     index = ItemIndex.build(
-        keys=torch.tensor([item_key_of(item.item_id) for item in data.items]),
-        codes=torch.from_numpy(books.assign(content)),
+        keys=torch.tensor(keys),
+        codes=torch.from_numpy(assigner.assign(keys, content)),
         content=torch.from_numpy(content),
     )
     manifest = Manifest(
