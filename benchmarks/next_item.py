@@ -8,7 +8,8 @@ re-ranks the beams (its weight is chosen on validation items of other users, for
 instructions are the local reasoner's, replayed as served (day timestamps: they do not go stale).
 Items of the history are left out in every row. Data: a folder with items.parquet and
 interactions.parquet (`--data`). --keep DIR: trained generations stay there, a run that was cut goes
-on. --seed: these alone. --quick: 150 steps, one seed.
+on. --seed: these alone. --features fused: semantic IDs from what users chose too. --quick: 150
+steps, one seed.
 """
 
 import time
@@ -18,7 +19,7 @@ from dataclasses import replace as replace_part
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from msgspec.structs import replace
 
 from benchmarks.next_item_baselines import NEAREST, baseline_ranks
 from benchmarks.next_item_cases import Case, Cases, cases_of
-from benchmarks.next_item_generation import SCENARIO, fitted_generation, policy_of
+from benchmarks.next_item_generation import SCENARIO, Features, fitted_generation, policy_of
 from benchmarks.report import finish, parser, show
 from models.evaluation.steering import paired_difference, shuffled
 from models.features import build_history
@@ -65,6 +66,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, metavar="N", help="training steps a seed")
     options.add_argument("--seed", type=int, action="append", metavar="N", help="this seed alone")
     options.add_argument("--keep", type=Path, metavar="DIR", help="where generations rest")
+    options.add_argument("--features", choices=get_args(Features), default="text")
     given = options.parse_args()
     started = time.monotonic()
     steps = given.steps or (QUICK_STEPS if given.quick else STEPS)
@@ -76,12 +78,15 @@ def main() -> None:
         "users": len(cases.test),
         "validation_users": len(cases.validation),
         "steps": steps,
+        "features": given.features,
         "baselines": {name: _hits(ranks) for name, ranks in baselines.items()},
         "seeds": [],
     }
     for seed in given.seed or (QUICK_SEEDS if given.quick else SEEDS):
         with _home(given.keep) as home:
-            results["seeds"].append(_seed(home, data, cases, baselines, seed, steps))
+            results["seeds"].append(
+                _seed(home, data, cases, baselines, seed, steps, given.features)
+            )
     _report(results)
     finish("next_item", results, started=started, path=given.json)
 
@@ -96,10 +101,16 @@ def _home(keep: Path | None) -> Iterator[Path]:
 
 
 def _seed(
-    home: Path, data: FolderData, cases: Cases, baselines: Ranks, seed: int, steps: int
+    home: Path,
+    data: FolderData,
+    cases: Cases,
+    baselines: Ranks,
+    seed: int,
+    steps: int,
+    features: Features,
 ) -> dict[str, Any]:
     began = time.monotonic()
-    fitted, folder = fitted_generation(home, data, seed, steps)
+    fitted, folder = fitted_generation(home, data, seed, steps, features)
     trained_s = time.monotonic() - began
     policy, encoder = policy_of(folder, data)
     weight, validation = _chosen_weight(policy, encoder, cases.validation)

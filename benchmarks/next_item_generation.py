@@ -1,6 +1,7 @@
 """The generations that the benchmark `next_item` asks: trained once a seed, and kept where told."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -24,10 +25,11 @@ from schemas.catalog import item_key_of
 
 SCENARIO = "home"
 CODES = 256
+Features = Literal["text", "fused"]
 
 
 def fitted_generation(
-    home: Path, data: FolderData, seed: int, steps: int
+    home: Path, data: FolderData, seed: int, steps: int, features: Features
 ) -> tuple[GenerationManifest, Path]:
     """Returns the generation of a seed: the one in `home`, or a new one, which goes on where it was
     cut.
@@ -36,8 +38,12 @@ def fitted_generation(
     if (folder / "manifest.json").is_file():
         text = (folder / "manifest.json").read_bytes()
         kept = msgspec.json.decode(text, type=GenerationManifest)
-        if (kept.seed, kept.steps, kept.items) != (seed, steps, len(data.items)):
-            raise SystemExit(f"{folder}: of other steps or data; name an empty folder for --keep")
+        if (kept.seed, kept.steps, kept.items, kept.features) != (
+            *(seed, steps, len(data.items), features),
+        ):
+            raise SystemExit(
+                f"{folder}: of other steps, features or data; name an empty folder for --keep"
+            )
         return kept, folder
     log = Log(
         items=data.items,
@@ -46,6 +52,7 @@ def fitted_generation(
         scenarios=[SCENARIO],
     )
     config = FitConfig(
+        features=features,
         max_rows=len(data.actions),
         codebooks=ResidualKMeansConfig(codes=CODES),
         training=TrainingConfig(steps=steps, seed=seed),
