@@ -131,7 +131,8 @@ def _closed(places: Places) -> torch.Tensor | None:
 def _of_scenario(
     values_KP: torch.Tensor, scenario_B: torch.Tensor, places_BX: torch.Tensor
 ) -> torch.Tensor:
-    if len(values_KP) == 1 or len(scenario_B) == 1:
+    # A card is not asked for the scenario's number: that would wait for all it has to do.
+    if len(values_KP) == 1 or (len(scenario_B) == 1 and not scenario_B.is_cuda):
         scenario = 0 if len(values_KP) == 1 else int(scenario_B)
         return values_KP[scenario].index_select(0, places_BX.flatten()).view(places_BX.shape)
     return values_KP[scenario_B.unsqueeze(1), places_BX]
@@ -140,5 +141,6 @@ def _of_scenario(
 def _listed(sorted_places: torch.Tensor, own_BX: torch.Tensor, size: int) -> torch.Tensor:
     """Returns whether a request's own places are in the sorted list, bool [B, X]."""
     if len(own_BX) > 1:
-        own_BX = own_BX + torch.arange(len(own_BX)).unsqueeze(1) * size
+        first_B = torch.arange(len(own_BX), device=own_BX.device) * size
+        own_BX = own_BX + first_B.unsqueeze(1)
     return sorted_places[torch.searchsorted(sorted_places, own_BX)] == own_BX

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from models.decoding.item_index import ItemIndex
+from models.devices import moved
 from models.generator.batch import Batch
 from models.generator.generator import Generator
 from models.generator.losses import GenerationLoss, LossWeights, generation_loss
@@ -17,7 +18,7 @@ from models.training.checkpoint import (
     run_hash,
     save_position,
 )
-from models.training.compute import Compute, Device, Precision, compute_of, moved
+from models.training.compute import Compute, Device, Precision, compute_of
 from models.training.distributed import Share, this_share
 from models.training.example_tensors import ExampleTensors, InstructionDropout, newest
 

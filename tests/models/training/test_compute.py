@@ -10,11 +10,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from models.decoding.legal import sid_logprobs
+from models.devices import moved
 from models.generator.config import GeneratorConfig
 from models.generator.generator import Generator
 from models.generator.losses import generation_loss
 from models.training.checkpoint import Checkpointing
-from models.training.compute import ComputeUnavailable, compile_layers, compute_of, moved
+from models.training.compute import ComputeUnavailable, compile_layers, compute_of
 from models.training.training_loop import Progress, TrainingConfig, train
 from tests.models.generator.closeness import assert_close
 from tests.models.generator.small_policy import small_config
