@@ -46,7 +46,7 @@ class Masks:
         counts_KP = self.counts[level]
         empty_BX = _of_scenario(counts_KP, self.scenario_B, nodes_BX) == 0
         if (emptied := self.emptied[level]) is not None:
-            empty_BX |= _listed(emptied, nodes_BX, counts_KP.shape[1])
+            empty_BX |= listed(emptied, nodes_BX, counts_KP.shape[1])
         return empty_BX
 
     def close_roots(self, logprobs_BP: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ class Masks:
         shown_BX = _of_scenario(self.scenarios_KN, self.scenario_B, rows_BX)
         offered_BX = shown_BX & self.in_stock_N[rows_BX]
         if self.excluded is not None:
-            offered_BX &= ~_listed(self.excluded, rows_BX, len(self.in_stock_N))
+            offered_BX &= ~listed(self.excluded, rows_BX, len(self.in_stock_N))
         return offered_BX
 
 
@@ -138,7 +138,7 @@ def _of_scenario(
     return values_KP[scenario_B.unsqueeze(1), places_BX]
 
 
-def _listed(sorted_places: torch.Tensor, own_BX: torch.Tensor, size: int) -> torch.Tensor:
+def listed(sorted_places: torch.Tensor, own_BX: torch.Tensor, size: int) -> torch.Tensor:
     """Returns whether a request's own places are in the sorted list, bool [B, X]."""
     if len(own_BX) > 1:
         first_B = torch.arange(len(own_BX), device=own_BX.device) * size

@@ -11,7 +11,7 @@ the host), with mixtures whose tokens are sorted by expert (the device is asked 
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -23,6 +23,8 @@ from models.generator.experts import sorts_tokens
 from models.serving.engine import GeneratorEngine, Slate, best_items
 from models.serving.live_catalogue import Catalogue
 from models.serving.policy_directory import LoadedPolicy
+
+T = TypeVar("T")
 
 HISTORY_STEP = 40  # positions: 1,000 are 25 widths
 ROOM_STEP = 64
@@ -67,23 +69,23 @@ class CapturedEngine(GeneratorEngine):
         super().__init__(policy, count_unknown)
         on_card = policy.generator.device.type == "cuda"
         self.captures = on_card and policy.neighbours is None and not sorts_tokens(policy.generator)
-        self._graphs: dict[Shape, Captured] = {}
+        self.graphs: dict[Shape, Captured] = {}  # of the catalogue in use
         self._of: ItemIndex | None = None
 
     def _slate(self, now: Catalogue, batch: Batch, excluded_BE: torch.Tensor, beams: int) -> Slate:
         if not self.captures:
             return super()._slate(now, batch, excluded_BE, beams)
-        if self._of is not now.mirror.index or len(self._graphs) == MOST_GRAPHS:
-            self._graphs.clear()
+        if self._of is not now.mirror.index or len(self.graphs) == MOST_GRAPHS:
+            self.graphs.clear()
             self._of = now.mirror.index
         history = padded_to(batch.rows_BS.shape[1], HISTORY_STEP)
         shape = Shape(len(batch), history, beams, padded_to(excluded_BE.numel(), ROOM_STEP))
         batch = widened(batch, history)
         own = now.mirror.host.masks(batch.scenario_B, excluded_BE)
         lists_AE = now.mirror.padded(own, shape.room)
-        if shape not in self._graphs:
-            self._graphs[shape] = self._captured(now, batch, lists_AE, beams)
-        return self._graphs[shape].replay(batch, lists_AE)
+        if shape not in self.graphs:
+            self.graphs[shape] = self._captured(now, batch, lists_AE, beams)
+        return self.graphs[shape].replay(batch, lists_AE)
 
     def _captured(
         self, now: Catalogue, batch: Batch, lists_AE: torch.Tensor, beams: int
@@ -97,21 +99,24 @@ class CapturedEngine(GeneratorEngine):
             terms_BX = torch.zeros_like(ranked.logprobs_BWI.flatten(1))
             return best_items(found, ranked, terms_BX, masks, beams)
 
-        return captured(decoded, there, lists_AE)
+        graph, slate = graph_of(decoded)
+        return Captured(graph=graph, batch=there, lists_AE=lists_AE, slate=slate)
 
 
-def captured(decoded: Callable[[], Slate], batch: Batch, lists_AE: torch.Tensor) -> Captured:
-    """Returns the graph of `decoded`, which reads `batch` and `lists_AE`, on their device."""
+def graph_of(call: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Returns a call that never waits for the card as a graph, and its result, which each replay
+    writes anew.
+    """
     beside = torch.cuda.Stream()
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):
         for _ in range(WARM_UP):
-            decoded()
+            call()
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        slate = decoded()
-    return Captured(graph=graph, batch=batch, lists_AE=lists_AE, slate=slate)
+        result = call()
+    return graph, result
 
 
 def widened(batch: Batch, history: int) -> Batch:

@@ -150,8 +150,11 @@ class _Run:
             self._generator.parameters(), config.max_gradient_norm
         )
         self._optimizer.step()
-        losses = self._share.add_up([float(part.detach()) for part in found], share)
-        at.losses.append([at.epoch, len(numbers), float(norm), *losses])
+        # In one: a card is waited for once.
+        parts = [part.detach().to(norm.device) for part in found]
+        *losses, gradient_norm = torch.stack([*parts, norm]).tolist()
+        losses = self._share.add_up(losses, share)
+        at.losses.append([at.epoch, len(numbers), gradient_norm, *losses])
 
     def _losses(self, batch: Batch, numbers: torch.Tensor) -> GenerationLoss:
         """Returns the losses of rows `numbers`, whose drawn conditions `batch` holds."""

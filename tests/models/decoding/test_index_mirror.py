@@ -21,9 +21,8 @@ def assert_same(mirror: IndexMirror) -> None:
     for name in ("keys_N", "codes_NL", "content_NC", "in_stock_N", "scenarios_KN"):
         assert torch.equal(getattr(index, name), getattr(host, name)), name
         assert getattr(index, name).data_ptr() != getattr(host, name).data_ptr(), name
-    for ours, theirs in zip(index.counts, host.counts, strict=True):
-        assert torch.equal(ours, theirs)
-        assert ours.data_ptr() != theirs.data_ptr()
+    for closed, counts in zip(mirror.closed, host.counts, strict=True):
+        assert torch.equal(closed, counts == 0)
     for level, other in zip(index.levels, host.levels, strict=True):
         assert torch.equal(level.codes, other.codes)
         assert torch.equal(level.first_child, other.first_child)
@@ -54,10 +53,10 @@ def further(index: ItemIndex, seed: int) -> ItemIndex:
 @given(st.integers(0, 1_000))
 def test_a_mirror_follows_stock_and_further_items(seed: int) -> None:
     mirror = IndexMirror.copied(small_index(seed=seed), CPU)
-    arrays = [counts.data_ptr() for counts in mirror.index.counts]
+    arrays = [closed.data_ptr() for closed in mirror.closed]
     mirror.follow(changed(mirror.host, seed))
     assert_same(mirror)
-    assert [counts.data_ptr() for counts in mirror.index.counts] == arrays  # in place
+    assert [closed.data_ptr() for closed in mirror.closed] == arrays  # in place
     mirror = mirror.grown(further(mirror.host, seed))
     assert_same(mirror)
     mirror.follow(changed(mirror.host, seed + 1))
@@ -81,6 +80,31 @@ def test_padded_masks_say_what_masks_say(seed: int, requests: int, excluded: int
             assert torch.equal(found.empty(level, all_BX), masks.empty(level, all_BX))
         rows_BN = torch.arange(len(index.keys_N)).expand(requests, -1)
         assert torch.equal(found.eligible(rows_BN), masks.eligible(rows_BN))
+
+
+@given(st.integers(0, 1_000), st.integers(1, 3), st.integers(0, 60))
+def test_padded_masks_close_what_masks_close(seed: int, requests: int, excluded: int) -> None:
+    """Of the children of a few beams, among them some that no beam is the parent of."""
+    index = small_index(seed=seed)
+    rng = np.random.default_rng(seed)
+    rows = torch.from_numpy(rng.integers(0, len(index.keys_N), (requests, excluded)))
+    scenario_B = torch.from_numpy(rng.integers(0, 3, requests))
+    asked = (scenario_B, index.keys_N[rows])
+    masks, padded = index.masks(*asked), IndexMirror.copied(index, CPU).masks(*asked)
+    logprobs_BP = -torch.rand(requests, len(index.levels[0].codes))
+    assert torch.equal(padded.close_roots(logprobs_BP), masks.close_roots(logprobs_BP))
+    for level in range(1, index.depth):
+        above = len(index.levels[level - 1].codes)
+        beams = [rng.permutation(above)[:3] for _ in range(requests)]
+        children = index.children(level, torch.from_numpy(np.stack(beams)))
+        nodes_BX = children.nodes_XK.flatten(1)
+        scores_BX = (-torch.rand(children.nodes_XK.shape)).masked_fill(
+            children.padding_XK, -torch.inf
+        )
+        found, wanted = (
+            one.close(level, scores_BX.flatten(1).clone(), nodes_BX) for one in (padded, masks)
+        )
+        assert torch.equal(found, wanted)
 
 
 def test_on_the_cpu_the_mirror_is_the_index() -> None:

@@ -20,6 +20,7 @@ from models.serving.policy_directory import LoadedPolicy
 from schemas.catalog import SidAssignment
 from schemas.generation import GenerationRequest, GenerationResponse
 from tests.models.decoding.small_neighbours import small_neighbours
+from tests.models.generator.closeness import assert_close
 from tests.models.generator.small_policy import request, small_policy
 from tests.models.policy.served_world import ITEMS, catalogue
 from tests.models.policy.served_world import request as served_request
@@ -50,7 +51,7 @@ def assert_same(
         for mine, theirs in zip(one.items, other.items, strict=True):
             assert mine.sid == theirs.sid
             numbers = [[*item.logprobs, item.score, item.table_term] for item in (mine, theirs)]
-            np.testing.assert_allclose(*numbers, atol=atol, rtol=1e-4)
+            np.testing.assert_allclose(numbers[0], numbers[1], atol=atol, rtol=1e-4)
 
 
 def on_card(policy: LoadedPolicy) -> LoadedPolicy:
@@ -97,7 +98,7 @@ def test_a_widened_history_answers_the_same() -> None:
     assert wider.rows_BS.shape == (2, 40)
     with torch.no_grad():
         states = [generator.begin(one, index).first_BD for one in (batch, wider)]
-    np.testing.assert_allclose(*states, atol=1e-5)
+    assert_close(states[0], states[1])
 
 
 @pytest.mark.gpu
