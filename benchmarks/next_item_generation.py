@@ -24,14 +24,22 @@ from schemas.catalog import item_key_of
 
 SCENARIO = "home"
 CODES = 256
+REDUCED = TrainingConfig(steps=1_800)
+# What validation preferred of two sizes on a card; every row reads its history, as those who are
+# asked have one.
+TRAINED_OUT = TrainingConfig(
+    steps=4_300, batch=512, learning_rate=1e-3, weight_decay=0.1, history_limits=(1_000,)
+)
+SIZES_TRAINED_OUT = {"width": 192, "heads": 6, "feed_forward": 768, "dropout": 0.4}
 
 
 def fitted_generation(
-    home: Path, data: FolderData, seed: int, steps: int
+    home: Path, data: FolderData, training: TrainingConfig
 ) -> tuple[GenerationManifest, Path]:
     """Returns the generation of a seed: the one in `home`, or a new one, which goes on where it was
     cut.
     """
+    seed, steps = training.seed, training.steps
     folder = home / "generations" / str(seed + 1)
     if (folder / "manifest.json").is_file():
         text = (folder / "manifest.json").read_bytes()
@@ -47,8 +55,9 @@ def fitted_generation(
     )
     config = FitConfig(
         max_rows=len(data.actions),
+        sizes=SIZES_TRAINED_OUT if training.batch == TRAINED_OUT.batch else {},
         codebooks=ResidualKMeansConfig(codes=CODES),
-        training=TrainingConfig(steps=steps, seed=seed),
+        training=training,
     )
     checkpoint = home / "training" / f"{seed + 1}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,10 @@ from models.decoding.levels import Level
 from models.decoding.masks import END, Masks, listed
 from models.devices import moved
 
+# Of all requests. On an H200 looking each child up in the list took 0.02-0.03 ms, for 12,000 and
+# for 660,000; the way through the parents 0.08, for 20,000 and for 5 million (15 small launches).
+FEW_CHILDREN = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaddedMasks(Masks):
@@ -28,7 +32,7 @@ class PaddedMasks(Masks):
 
     `closed` bool [K, P] a level stand for the counts, which a device has not: no eligible item
     below. `levels` are the index's there. At beam 512 a level has up to 650,000 children a request:
-    each is looked up once, and the few emptied ones are looked for among the beams' parents.
+    then each is looked up once, and the few emptied ones are looked for among the beams' parents.
     """
 
     closed: Sequence[torch.Tensor]
@@ -61,11 +65,24 @@ class PaddedMasks(Masks):
 
         `nodes_BX` are the padded children of beams, as `Level.children` gives them.
         """
+        if nodes_BX.numel() <= FEW_CHILDREN:
+            return scores_BX.masked_fill_(self.empty(level, nodes_BX), -torch.inf)
         closed_BX = self.closed[level][self.scenario_B.unsqueeze(1), nodes_BX]
         scores_BX.masked_fill_(closed_BX, -torch.inf)
-        emptied_E = self.emptied[level]
-        if emptied_E is None:
-            return scores_BX
+        if (emptied_E := self.emptied[level]) is not None:
+            self._close_emptied(level, scores_BX, nodes_BX, emptied_E)
+        return scores_BX
+
+    def _close_emptied(
+        self,
+        level: int,
+        scores_BX: torch.Tensor,
+        nodes_BX: torch.Tensor,
+        emptied_E: torch.Tensor,
+    ) -> None:
+        """Adds -inf to the scores of emptied nodes below a beam: their parents are looked for among
+        the request's beams, which are known by their first children.
+        """
         above, size = self.levels[level - 1], self.closed[level].shape[1]
         degree = len(above.steps_K)
         request_E = (emptied_E // size).clamp(max=len(scores_BX) - 1)
@@ -78,7 +95,6 @@ class PaddedMasks(Masks):
         place_E = is_it_EW.int().argmax(dim=1) * degree + node_E - first_E
         flat_E = (request_E * scores_BX.shape[1] + place_E).where(there_E, 0)
         scores_BX.view(-1).index_add_(0, flat_E, _minus_inf(there_E))
-        return scores_BX
 
 
 def _minus_inf(there_E: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,12 @@ the engine are in tests/models/serving).
 """
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.decoding.index_mirror import IndexMirror
+from models.decoding.index_mirror import FEW_CHILDREN, IndexMirror
 from models.decoding.item_index import ItemIndex
 from tests.models.generator.small_policy import CODES, CONTENT_DIM, small_index
 
@@ -82,9 +83,18 @@ def test_padded_masks_say_what_masks_say(seed: int, requests: int, excluded: int
         assert torch.equal(found.eligible(rows_BN), masks.eligible(rows_BN))
 
 
+@pytest.mark.parametrize("few", [0, FEW_CHILDREN])
 @given(st.integers(0, 1_000), st.integers(1, 3), st.integers(0, 60))
-def test_padded_masks_close_what_masks_close(seed: int, requests: int, excluded: int) -> None:
-    """Of the children of a few beams, among them some that no beam is the parent of."""
+def test_padded_masks_close_what_masks_close(
+    few: int, seed: int, requests: int, excluded: int
+) -> None:
+    """Of the children of a few beams; some exclusions have no beam as a parent."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.decoding.index_mirror.FEW_CHILDREN", few)
+        check_closed(seed, requests, excluded)
+
+
+def check_closed(seed: int, requests: int, excluded: int) -> None:
     index = small_index(seed=seed)
     rng = np.random.default_rng(seed)
     rows = torch.from_numpy(rng.integers(0, len(index.keys_N), (requests, excluded)))
