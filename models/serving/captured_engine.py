@@ -20,7 +20,7 @@ from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.devices import moved
 from models.generator.batch import Batch
 from models.generator.experts import sorts_tokens
-from models.serving.engine import GeneratorEngine, Slate, best_items
+from models.serving.engine import Chosen, GeneratorEngine, best_items
 from models.serving.live_catalogue import Catalogue
 from models.serving.policy_directory import LoadedPolicy
 
@@ -43,20 +43,20 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """A graph, the tensors it reads and the slate it writes."""
+    """A graph, the tensors it reads and those it writes."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
     lists_AE: torch.Tensor
-    slate: Slate
+    chosen: Chosen
 
-    def replay(self, batch: Batch, lists_AE: torch.Tensor) -> Slate:
-        """Returns the slate of a batch of the captured shape, valid until the next replay."""
+    def replay(self, batch: Batch, lists_AE: torch.Tensor) -> Chosen:
+        """Returns what is chosen for a batch of the captured shape, valid until the next replay."""
         for field in fields(batch):
             getattr(self.batch, field.name).copy_(getattr(batch, field.name), non_blocking=True)
         self.lists_AE.copy_(lists_AE, non_blocking=True)
         self.graph.replay()
-        return self.slate
+        return self.chosen
 
 
 class CapturedEngine(GeneratorEngine):
@@ -72,9 +72,11 @@ class CapturedEngine(GeneratorEngine):
         self.graphs: dict[Shape, Captured] = {}  # of the catalogue in use
         self._of: ItemIndex | None = None
 
-    def _slate(self, now: Catalogue, batch: Batch, excluded_BE: torch.Tensor, beams: int) -> Slate:
+    def _chosen(
+        self, batch: Batch, excluded_BE: torch.Tensor, now: Catalogue, beams: int
+    ) -> Chosen:
         if not self.captures:
-            return super()._slate(now, batch, excluded_BE, beams)
+            return super()._chosen(batch, excluded_BE, now, beams)
         if self._of is not now.mirror.index or len(self.graphs) == MOST_GRAPHS:
             self.graphs.clear()
             self._of = now.mirror.index
@@ -93,14 +95,14 @@ class CapturedEngine(GeneratorEngine):
         device = now.mirror.device
         there, lists_AE = moved(batch, device), lists_AE.to(device)
 
-        def decoded() -> Slate:
+        def decoded() -> Chosen:
             masks = now.mirror.masks_from(there.scenario_B, lists_AE)
             found, ranked = self._ranked(now, there, masks, beams)
             terms_BX = torch.zeros_like(ranked.logprobs_BWI.flatten(1))
             return best_items(found, ranked, terms_BX, masks, beams)
 
-        graph, slate = graph_of(decoded)
-        return Captured(graph=graph, batch=there, lists_AE=lists_AE, slate=slate)
+        graph, chosen = graph_of(decoded)
+        return Captured(graph=graph, batch=there, lists_AE=lists_AE, chosen=chosen)
 
 
 def graph_of(call: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:

@@ -33,7 +33,7 @@ from schemas.impressions import HistoryFeatures
 Answer = GenerationResponse | BadGenerationRequest
 
 
-class Slate(NamedTuple):
+class Chosen(NamedTuple):
     """Every request's best items, falling, wherever it was decoded: rows of the index [B, M], the
     log-probs of their SIDs' codes [B, M, L], scores (-inf: no item) and the table's terms [B, M].
     """
@@ -101,8 +101,8 @@ class GeneratorEngine:
             read = int((batch.rows_BS != UNKNOWN).sum())
             if unknown := sum(len(one.history.item_keys) for one in requests) - read:
                 self._count_unknown(unknown)
-            slate = self._slate(now, batch, excluded_keys(requests), beams)
-            items = _named(slate, now.index)
+            chosen = self._chosen(batch, excluded_keys(requests), now, beams)
+            items = _items(chosen, now.index)
         return [
             GenerationResponse(
                 items=of_request,
@@ -113,7 +113,9 @@ class GeneratorEngine:
             for of_request in items
         ]
 
-    def _slate(self, now: Catalogue, batch: Batch, excluded_BE: torch.Tensor, beams: int) -> Slate:
+    def _chosen(
+        self, batch: Batch, excluded_BE: torch.Tensor, now: Catalogue, beams: int
+    ) -> Chosen:
         """Decodes a batch that stands on the host."""
         mirror = now.mirror
         there = batch if mirror.index is now.index else moved(batch, mirror.device)
@@ -142,7 +144,7 @@ class GeneratorEngine:
 
 def best_items(
     found: SearchResult, ranked: RankedItems, terms_BX: torch.Tensor, masks: Masks, beams: int
-) -> Slate:
+) -> Chosen:
     """Returns every request's best `beams` items, falling; equal scores stand in the order of SID
     and item key.
     """
@@ -153,7 +155,7 @@ def best_items(
     best_BM = best_places(scores_BX, places_BX, beams)
     beam_BM = best_BM // ranked.places_BWI.shape[2]
     each = torch.arange(len(beam_BM), device=beam_BM.device).unsqueeze(1)
-    return Slate(
+    return Chosen(
         rows_BX.gather(1, best_BM),
         found.logprobs_BWL[each, beam_BM],
         scores_BX.gather(1, best_BM),
@@ -161,15 +163,15 @@ def best_items(
     )
 
 
-def _named(slate: Slate, index: ItemIndex) -> list[list[GeneratedItem]]:
-    """Returns the items of a slate by request; `index` stands on the host."""
-    rows_BM = slate.rows_BM.cpu()
+def _items(chosen: Chosen, index: ItemIndex) -> list[list[GeneratedItem]]:
+    """Returns the items of every request; `index` stands on the host."""
+    rows_BM = chosen.rows_BM.cpu()
     columns = (
         index.keys_N[rows_BM].tolist(),
         index.codes_NL[rows_BM].tolist(),
-        slate.logprobs_BML.tolist(),
-        slate.scores_BM.tolist(),
-        slate.terms_BM.tolist(),
+        chosen.logprobs_BML.tolist(),
+        chosen.scores_BM.tolist(),
+        chosen.terms_BM.tolist(),
     )
     return [
         [
