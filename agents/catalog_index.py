@@ -1,4 +1,4 @@
-"""Decides what a batch of catalogue changes publishes. Pure: vectors and codebooks come in."""
+"""Decides what a batch of catalogue changes publishes. Pure: vectors and what assigns come in."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from models.semantic_ids.assignment import Codebooks
+from models.semantic_ids.sid_assigner import SidAssigner
 from models.vectors import pack
 from schemas.catalog import ItemRow, ItemUpsert, SidAssignment, item_key_of
 from schemas.codec import Decoder
@@ -52,12 +52,12 @@ class CatalogIndex:
     def __init__(
         self,
         generation: int,
-        codebooks: Codebooks,
+        assigner: SidAssigner,
         published: Iterable[SidAssignment] = (),
     ) -> None:
         """Starts from what the log says. A text that changes later moves neither SID nor vector."""
         self._generation = generation
-        self._codebooks = codebooks
+        self._assigner = assigner
         self._published = {assignment.item_key: assignment for assignment in published}
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class CatalogIndex:
     def _identities(self, vectors: Mapping[int, Floats]) -> dict[int, _Identity]:
         if not vectors:
             return {}
-        sids = self._codebooks.assign(np.stack(list(vectors.values())))
+        sids = self._assigner.assign(list(vectors), np.stack(list(vectors.values())))
         return {
             key: _identity(sid, vector)
             for (key, vector), sid in zip(vectors.items(), sids, strict=True)

@@ -25,7 +25,7 @@ from agents.ports import TextEncoder
 from agents.settings import Settings
 from agents.text_encoders import open_encoder
 from models.reasoning.item_text import item_text
-from models.semantic_ids.assignment import Codebooks
+from models.semantic_ids.sid_assigner import SidAssigner
 from schemas import topics
 from schemas.catalog import ItemRow
 from streams import metrics
@@ -56,7 +56,7 @@ class Artifacts:
 
     generation: int
     encoder: TextEncoder
-    codebooks: Codebooks
+    assigner: SidAssigner
 
 
 async def run(settings: Settings) -> None:
@@ -74,9 +74,9 @@ async def run(settings: Settings) -> None:
 async def _index(settings: Settings) -> None:
     generation = newest_generation(settings)
     folder = generation_folder(settings, generation)
-    codebooks = Codebooks.load(folder)
+    assigner = SidAssigner.load(folder)
     async with open_encoder(settings, generation) as encoder:
-        artifacts = Artifacts(generation=generation, encoder=encoder, codebooks=codebooks)
+        artifacts = Artifacts(generation=generation, encoder=encoder, assigner=assigner)
         await _follow(settings, artifacts)
 
 
@@ -166,7 +166,7 @@ class CatalogIndexer:
     async def _load(self) -> CatalogIndex:
         artifacts = self._artifacts
         published, offset = await read_snapshot(self._kafka, artifacts.generation)
-        self._index = CatalogIndex(artifacts.generation, artifacts.codebooks, published)
+        self._index = CatalogIndex(artifacts.generation, artifacts.assigner, published)
         logger.info("catalogue read", extra={"items": len(published), "index_offset": offset})
         return self._index
 

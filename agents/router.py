@@ -15,7 +15,6 @@ one is being acknowledged, the next is decoded. Effects and commits keep the ord
 Before partitions move, and before a watermark of the wall clock, all in hand is finished.
 """
 
-import concurrent.futures
 import logging
 import signal
 import threading
@@ -38,7 +37,7 @@ from streams import metrics
 from streams.admin import check_topics
 from streams.cloud_events import Headers
 from streams.connections import KafkaConfig
-from streams.dead_letters import DeadLetters, Source
+from streams.dead_letters import DeadLetters
 from streams.lag import Lags
 from streams.producer import Delivered, RecordProducer
 from streams.redis_client import router_client
@@ -224,7 +223,7 @@ class Router:
 
     def _await(self, sent: list[Future[Delivered]]) -> None:
         """Returns when all is acknowledged. Raises `UndeliveredRecord`: the worker starts again."""
-        for future in concurrent.futures.as_completed(sent):
+        for future in sent:
             future.result()
 
     def _commit(self) -> None:
@@ -293,16 +292,10 @@ def _arrived(message: Message) -> Arrived | None:
     partition, offset = message.partition(), message.offset()
     if partition is None or offset is None:
         return None
-    source = Source(
-        topic=topics.ACTIONS,
-        partition=partition,
-        offset=offset,
-        key=message.key(),
-        value=message.value(),
-        # the stubs name what a producer may give; what is read is a list with bytes
-        headers=cast(Headers, message.headers() or ()),
-    )
-    return Arrived(source=source, append_ms=message.timestamp()[1])
+    # The stubs name the headers a producer may give; what is read is a list with bytes.
+    headers = cast(Headers, message.headers() or ())
+    append_ms = message.timestamp()[1]
+    return Arrived(partition, offset, append_ms, message.key(), message.value(), headers)
 
 
 def _count(batch: Batch, consumed: int) -> None:

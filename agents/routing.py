@@ -7,6 +7,7 @@ events of the batch remembered, so that a repeat of them is told from a first ti
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from agents.high_value import Candidate
 from agents.settings import RouterConfig
@@ -15,18 +16,33 @@ from schemas.actions import ActionRecord, UserAction, UserErased
 from schemas.codec import RECORDS, Decoder
 from schemas.dead_letters import Rejection, reject_action
 from schemas.errors import InvalidRecord
-from streams.cloud_events import contradicts
+from streams.cloud_events import Headers, contradicts
 from streams.dead_letters import Source, rejection_of
 from streams.partitioner import partition_of
 from streams.watermarks import SourceWatermark
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
-    """One message of `actions` with the broker's append time."""
+class Arrived(NamedTuple):
+    """One message of `actions` with the broker's append time (a tuple: one is made an action)."""
 
-    source: Source
+    partition: int
+    offset: int
     append_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def source(self) -> Source:
+        """The record as it lay in its topic."""
+        return Source(
+            topic=topics.ACTIONS,
+            partition=self.partition,
+            offset=self.offset,
+            key=self.key,
+            value=self.value,
+            headers=self.headers,
+        )
 
 
 @dataclass(slots=True)
@@ -44,7 +60,7 @@ class Batch:
     misrouted: list[tuple[str, Source]] = field(default_factory=list)
     dead: list[tuple[Source, Rejection]] = field(default_factory=list)
     positions: dict[int, int] = field(default_factory=dict)
-    events: dict[int, list[str]] = field(default_factory=dict)
+    events: dict[int, dict[str, None]] = field(default_factory=dict)  # in order, by partition
     duplicates: int = 0
     contradictions: int = 0  # of a `ce_id` header with the body, which counts
 
@@ -101,20 +117,23 @@ class Routing:
     def route(self, arrived: Iterable[Arrived], now_ms: int) -> Batch:
         """Returns what the messages ask for; within one partition they are in the log's order."""
         batch = Batch()
-        seen: set[tuple[int, str]] = set()
         for message in arrived:
-            source = message.source
-            batch.positions[source.partition] = source.offset + 1
+            partition = message.partition
+            batch.positions[partition] = message.offset + 1
             try:
-                record = self._decoder.decode(source.value or b"")
+                record = self._decoder.decode(message.value or b"")
             except InvalidRecord as error:
-                batch.dead.append((source, rejection_of(error)))
+                batch.dead.append((message.source, rejection_of(error)))
                 continue
-            if partition_of(record.user_id.encode(), self._partitions) != source.partition:
-                batch.misrouted.append((record.user_id, source))
+            if partition_of(record.user_id.encode(), self._partitions) != partition:
+                batch.misrouted.append((record.user_id, message.source))
                 continue
-            batch.contradictions += contradicts(source.headers, record.event_id)
-            self._route_record(record, message, now_ms, batch, seen)
+            if message.headers:
+                batch.contradictions += contradicts(message.headers, record.event_id)
+            if isinstance(record, UserErased):
+                self._route_erasure(record, partition, batch)
+            else:
+                self._route_action(record, message, now_ms, batch)
         return batch
 
     def done(self, batch: Batch) -> None:
@@ -144,38 +163,33 @@ class Routing:
         """Says that these watermarks are acknowledged in `high-value-actions`."""
         self._announced.update(watermarks)
 
-    def _route_record(
-        self,
-        record: ActionRecord,
-        message: Arrived,
-        now_ms: int,
-        batch: Batch,
-        seen: set[tuple[int, str]],
+    def _route_erasure(self, record: UserErased, partition: int, batch: Batch) -> None:
+        place = len(batch.history)
+        batch.candidates.append(Candidate(partition=partition, record=record, place=place))
+        batch.history.append(record)
+
+    def _route_action(
+        self, record: UserAction, message: Arrived, now_ms: int, batch: Batch
     ) -> None:
-        source = message.source
-        event = event_of(record)
-        if isinstance(record, UserErased):
-            place = len(batch.history)
-            batch.candidates.append(
-                Candidate(partition=source.partition, record=record, place=place)
-            )
-            batch.history.append(record)
-            return
+        partition = message.partition
         rejection = reject_action(record, now_ms=now_ms, scenarios=self._scenarios)
         if rejection is not None:
-            batch.dead.append((source, rejection))
+            batch.dead.append((message.source, rejection))
             return
-        self._watermark(source.partition).observe(record.event_time_ms, message.append_ms)
-        if (source.partition, event) in seen or event in self._known(source.partition):
+        self._watermark(partition).observe(record.event_time_ms, message.append_ms)
+        event = event_of(record)
+        new = batch.events.get(partition)
+        if new is None:
+            new = batch.events[partition] = {}
+        if event in new or event in self._known(partition):
             batch.duplicates += 1
             return
-        seen.add((source.partition, event))
-        batch.events.setdefault(source.partition, []).append(event)
+        new[event] = None
         needs = self._high_value.clicks_needed(record)
         if needs is not None:
             place = len(batch.history)
             batch.candidates.append(
-                Candidate(partition=source.partition, record=record, place=place, needs=needs)
+                Candidate(partition=partition, record=record, place=place, needs=needs)
             )
             if needs:
                 batch.counted.append(place)

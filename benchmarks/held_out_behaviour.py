@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pyarrow import parquet
 from scipy.sparse import csr_matrix, diags
 
-from models.semantic_ids.choice_tables import Behaviour
+from models.semantic_ids.cooccurrence import Behaviour
 from models.semantic_ids.item_features import unit_rows
 
 Floats = npt.NDArray[np.float32]

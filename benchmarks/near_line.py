@@ -8,7 +8,7 @@ reasoner), one process each, with this one on the same machine.
    the write. What waits by design (the rest of the window, grace, the watermark's distance) is
    shown apart.
 2. *Throughput*: the log is full before the workers start, event time is the clock. Counted from the
-   router's first commit to the last instruction.
+   first history in Redis to the last instruction.
 
 --quick: one rate, a fifth of the log.
 """
@@ -33,6 +33,7 @@ from benchmarks.near_line_stack import (
     Progress,
     Servers,
     cpu_s,
+    first_history,
     servers,
     until,
     workers,
@@ -232,8 +233,9 @@ def _throughput(at: Servers, count: int) -> dict[str, Any]:
     if left := producer.flush(60):
         raise SystemExit(f"Kafka did not take {left} of {count} actions")
     progress = Progress(at.bootstrap)
-    with workers(at, {"OXYGENREC_ROUTER__CLOCK": "event"}) as pids:
-        begun = until(lambda: progress.committed("router") > 0, 60, "a first commit")
+    settings = {"OXYGENREC_ROUTER__CLOCK": "event"}
+    with first_history(at) as routing, workers(at, settings) as pids:
+        begun = until(routing, 60, "first history")
         before = cpu_s({**at.pids, **pids})
         routed = until(lambda: progress.committed("router") >= count, LIMIT_S, "all routed")
         for partition in range(PARTITIONS):

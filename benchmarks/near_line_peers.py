@@ -28,7 +28,7 @@ OURS = "oxygenrec"
 SYSTEMS: Mapping[str, Callable[[Servers, Log], Span]] = {
     OURS: ours,
     "quixstreams": peer("quixstreams"),
-    "quixstreams, commits as ours": peer("quixstreams", commit_every=1_000),
+    "quixstreams, commits as ours": peer("quixstreams", commit_every=2_000),
     "quixstreams, 2 processes": peer("quixstreams", processes=2),
     "bytewax": peer("bytewax"),
     "aiokafka loop": peer("aiokafka"),

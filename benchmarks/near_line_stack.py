@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from agents.faust_app import APP as AGGREGATORS
@@ -165,6 +166,17 @@ def until(done: Callable[[], bool], limit_s: float, what: str, poll_s: float = P
             raise SystemExit(f"not within {limit_s:g} s: {what}")
         time.sleep(poll_s)
     return time.monotonic()
+
+
+@contextmanager
+def first_history(at: Servers) -> Iterator[Callable[[], bool]]:
+    """Gives what tells whether the router has written its first batch: it has begun.
+
+    Its offsets say it up to a second later.
+    """
+    with redis.Redis.from_url(at.redis_url) as client:
+        keys = client.dbsize()
+        yield lambda: client.dbsize() > keys
 
 
 def cpu_s(pids: Mapping[str, int]) -> dict[str, float]:

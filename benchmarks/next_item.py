@@ -8,9 +8,9 @@ re-ranks the beams (its weight is chosen on validation items of other users, for
 instructions are the local reasoner's, replayed as served (day timestamps: they do not go stale).
 Items of the history are left out in every row. Data: a folder with items.parquet and
 interactions.parquet (`--data`). --keep DIR: trained generations stay there, a run that was cut goes
-on. --seed: these alone. --trained-out: a model of 2 M parameters with dropout, 14 epochs of every
-history read, as validation chose on a card; --device cuda trains there. --quick: 150 steps, one
-seed.
+on. --seed: these alone. --features fused: semantic IDs from what users chose too. --trained-out: a
+model of 2 M parameters with dropout, 14 epochs, as validation chose on a card; --device cuda trains
+there. --quick: 150 steps, one seed.
 """
 
 import time
@@ -20,7 +20,7 @@ from dataclasses import replace as replace_part
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from benchmarks.next_item_generation import (
     REDUCED,
     SCENARIO,
     TRAINED_OUT,
+    Features,
     fitted_generation,
     policy_of,
 )
@@ -41,9 +42,9 @@ from models.features import build_history
 from models.reasoning.text_encoder import CharacterEncoder
 from models.serving.engine import GeneratorEngine
 from models.serving.policy_directory import LoadedPolicy
+from models.training.fit import FitConfig
 from models.training.folder import FolderData, read_folder
 from models.training.instructions import behaviour_of
-from models.training.training_loop import TrainingConfig
 from models.vectors import pack
 from schemas.generation import GenerationRequest, GenerationResponse
 from schemas.topics import DAY_MS
@@ -74,13 +75,13 @@ def main() -> None:
     options.add_argument("--steps", type=int, metavar="N", help="training steps a seed")
     options.add_argument("--seed", type=int, action="append", metavar="N", help="this seed alone")
     options.add_argument("--keep", type=Path, metavar="DIR", help="where generations rest")
+    options.add_argument("--features", choices=get_args(Features), default="text")
     options.add_argument("--trained-out", action="store_true", help="more than two cores train")
     options.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
     given = options.parse_args()
     started = time.monotonic()
-    budget = replace_part(TRAINED_OUT if given.trained_out else REDUCED, device=given.device)
-    steps = given.steps or (QUICK_STEPS if given.quick else budget.steps)
-    budget = replace_part(budget, steps=steps)
+    fit = replace_part(TRAINED_OUT if given.trained_out else REDUCED, features=given.features)
+    steps = given.steps or (QUICK_STEPS if given.quick else fit.training.steps)
     data = read_folder(given.data)
     sizes = (QUICK_USERS, QUICK_VALIDATION_USERS) if given.quick else (USERS, VALIDATION_USERS)
     cases = cases_of(given.data, data, *sizes)
@@ -89,12 +90,17 @@ def main() -> None:
         "users": len(cases.test),
         "validation_users": len(cases.validation),
         "steps": steps,
+        "features": given.features,
         "baselines": {name: _hits(ranks) for name, ranks in baselines.items()},
         "seeds": [],
     }
     for seed in given.seed or (QUICK_SEEDS if given.quick else SEEDS):
         with _home(given.keep) as home:
-            results["seeds"].append(_seed(home, data, cases, baselines, seed, budget))
+            config = replace_part(
+                fit,
+                training=replace_part(fit.training, steps=steps, device=given.device, seed=seed),
+            )
+            results["seeds"].append(_seed(home, data, cases, baselines, config))
     _report(results)
     finish("next_item", results, started=started, path=given.json)
 
@@ -109,10 +115,11 @@ def _home(keep: Path | None) -> Iterator[Path]:
 
 
 def _seed(
-    home: Path, data: FolderData, cases: Cases, baselines: Ranks, seed: int, budget: TrainingConfig
+    home: Path, data: FolderData, cases: Cases, baselines: Ranks, config: FitConfig
 ) -> dict[str, Any]:
     began = time.monotonic()
-    fitted, folder = fitted_generation(home, data, replace_part(budget, seed=seed))
+    seed = config.training.seed
+    fitted, folder = fitted_generation(home, data, config)
     trained_s = time.monotonic() - began
     policy, encoder = policy_of(folder, data)
     weight, validation = _chosen_weight(policy, encoder, cases.validation)

@@ -25,7 +25,8 @@ from benchmarks.held_out_behaviour import ColdItems, Steps, cold_items, held_out
 from benchmarks.report import finish, parser, show
 from models.reasoning.minilm import MINILM_FOLDER
 from models.semantic_ids.alignment import AlignmentConfig
-from models.semantic_ids.choice_tables import Behaviour, read_behaviour
+from models.semantic_ids.choice_tables import read_behaviour
+from models.semantic_ids.cooccurrence import Behaviour
 from models.semantic_ids.encoders import BUILTIN, MINILM, TextEncoder, fit_encoder
 from models.semantic_ids.fit import SemanticIdsConfig, fit_features
 from models.semantic_ids.item_features import ItemFeaturesConfig

@@ -1,7 +1,7 @@
 """How many high-value events a second does one core of the window aggregator take?
 
 A real Kafka (one node, 4 partitions) holds `high-value-actions` before the aggregator starts, as
-the router writes it: actions, and after every 40 of them (4 % of a batch of 1,000) a watermark in
+the router writes it: actions, and after every 80 of them (4 % of a batch of 2,000) a watermark in
 each partition. Users buy once a window, or five times. Counted from the aggregator's first commit
 to the last; Kafka shares this machine. --quick: 40,000 events, not 120,000.
 """
@@ -26,7 +26,7 @@ from streams.watermarks import FOREVER_MS
 NAME = "window-aggregator"
 EVENTS = 120_000
 STEP_MS = 10  # 100 high-value events a second of event time
-BATCH = 40
+BATCH = 80
 ROWS = (1, 5)  # events in each window
 LIMIT_S = 300.0
 

@@ -50,7 +50,13 @@ class ActionContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class UserAction(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="schema", tag="user_action/1"
+    Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="schema",
+    tag="user_action/1",
+    gc=False,  # no cycle can hold it, and the router has thousands in hand
 ):
     """One thing one user did.
 

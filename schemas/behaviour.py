@@ -5,7 +5,7 @@ from msgspec import Struct
 from schemas.actions import ActionType
 
 
-class Behaviour(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Behaviour(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One action of one user; searches have a query and no item."""
 
     event_id: str

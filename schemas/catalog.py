@@ -1,5 +1,6 @@
 """The catalogue on the wire: what merchants send, and the semantic IDs the indexer assigns."""
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated
 
@@ -58,6 +59,7 @@ class ItemRow(Struct, frozen=True, kw_only=True):
     scenarios: list[str] | None = None
 
 
+@lru_cache(maxsize=65_536)  # the router asks for every action; items come back
 def item_key_of(item_id: str) -> int:
     """Returns 63 bits of blake2b(item_id): the item's number in tensors and in Redis."""
     digest = blake2b(item_id.encode(), digest_size=8).digest()

@@ -39,6 +39,7 @@ POPULARITY: dict[ActionType, int] = {
 ERASED_MARKER_MS = DEAD_LETTERS_MS + 7 * DAY_MS
 
 _behaviour = msgspec.json.Decoder(Behaviour)
+_packed = msgspec.msgpack.Encoder().encode
 
 
 def behaviour_of(action: UserAction) -> Behaviour:
@@ -82,7 +83,7 @@ class _BucketsPart:
     """What one bucket's call of the script is given, and whose clicks it is asked for."""
 
     keys: dict[str, None]  # a set that keeps its order: the epoch is the first
-    arguments: list[Any]
+    entries: list[str | int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
 
 
@@ -116,36 +117,39 @@ class HistoryWriter:
         if not records:
             return Written(fresh=0, clicks={})
         parts = self._parts(records, frozenset(counted))
-        answers = self._call([ScriptCall(list(part.keys), part.arguments) for part in parts])
+        answers = self._call([self._script_call(tag, part) for tag, part in parts.items()])
         fresh = 0
         clicks: dict[int, int] = {}
-        for part, (new, *counts) in zip(parts, answers, strict=True):
+        for part, (new, *counts) in zip(parts.values(), answers, strict=True):
             fresh += int(new)
             clicks.update(zip(part.places, map(int, counts), strict=True))
         return Written(fresh=fresh, clicks=clicks)
 
     def _parts(
         self, records: Sequence[UserAction | UserErased], asked: frozenset[int]
-    ) -> list[_BucketsPart]:
-        """Returns a call for each bucket that is concerned; a user's records keep their order."""
+    ) -> dict[str, _BucketsPart]:
+        """Returns what each bucket is given, by its tag; a user's records keep their order."""
         declared = len(self._buckets.tags) > 1
         parts: dict[str, _BucketsPart] = {}
         for place, record in enumerate(records):
             tag = self._buckets.tag(record.user_id)
             part = parts.get(tag)
             if part is None:
-                begun = [self._history_length, ERASED_MARKER_MS, self._restoring, tag]
-                part = parts[tag] = _BucketsPart({tag + EPOCH_KEY: None}, begun)
+                part = parts[tag] = _BucketsPart({tag + EPOCH_KEY: None})
             if declared:
                 part.keys.update(dict.fromkeys(_touched(tag, record)))
             if isinstance(record, UserErased):
-                part.arguments += _erasure(record)
+                part.entries += _erasure(record)
             elif place in asked:
                 part.places.append(place)
-                part.arguments += _entry(record, "c")
+                part.entries += _entry(record, "c")
             else:
-                part.arguments += _entry(record, "a")
-        return list(parts.values())
+                part.entries += _entry(record, "a")
+        return parts
+
+    def _script_call(self, tag: str, part: _BucketsPart) -> ScriptCall:
+        arguments = [self._history_length, ERASED_MARKER_MS, self._restoring, tag]
+        return ScriptCall(list(part.keys), [*arguments, _packed(part.entries)])
 
 
 class RedisErasures:
@@ -163,7 +167,7 @@ class RedisErasures:
         tag = self._buckets.tag(erased.user_id)
         await self._script(
             keys=[tag + EPOCH_KEY, *_touched(tag, erased)],
-            args=[0, ERASED_MARKER_MS, 1, tag, *_erasure(erased)],
+            args=[0, ERASED_MARKER_MS, 1, tag, _packed(_erasure(erased))],
         )
 
 
@@ -186,14 +190,15 @@ def _touched(tag: str, record: UserAction | UserErased) -> list[str]:
     return [*own, tag + popular_key(record.scenario)]
 
 
-def _entry(action: UserAction, kind: str) -> tuple[Any, ...]:
+def _entry(action: UserAction, kind: str) -> tuple[str | int, ...]:
     behaviour = behaviour_of(action)
     return (
-        *(kind, action.user_id, action.event_time_ms, encode(behaviour)),
+        *(kind, action.user_id, action.event_time_ms, encode(behaviour).decode()),
         *(POPULARITY.get(action.action, 0), action.scenario),
-        "" if behaviour.item_key is None else behaviour.item_key,
+        # as text: Lua's numbers are doubles
+        "" if behaviour.item_key is None else str(behaviour.item_key),
     )
 
 
-def _erasure(erased: UserErased) -> tuple[Any, ...]:
-    return ("e", erased.user_id, erased.event_time_ms, "", "", "", "")
+def _erasure(erased: UserErased) -> tuple[str | int, ...]:
+    return ("e", erased.user_id, erased.event_time_ms, "", 0, "", "")

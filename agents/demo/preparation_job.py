@@ -71,7 +71,9 @@ def fit(
         generation=GENERATION,
         created_ms=created_ms,
         config=FitConfig(
-            encoder=settings.offline.encoder, training=TrainingConfig(steps=settings.offline.steps)
+            encoder=settings.offline.encoder,
+            features=settings.offline.features,
+            training=TrainingConfig(steps=settings.offline.steps),
         ),
         progress=progress,
     )

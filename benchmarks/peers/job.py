@@ -17,7 +17,7 @@ ACTIONS, TRIGGERS = "actions", "instruction-triggers"
 HIGH_VALUE = frozenset({"order", "cart", "favorite", "search", "dislike"})
 WINDOW_MS, GRACE_MS = 300_000, 10_000
 KEPT = 200
-REDIS_BATCH = 1_000  # entries a round trip, as many as our router sends
+REDIS_BATCH = 2_000  # entries a round trip, as many as our router sends
 
 
 @dataclass(frozen=True, slots=True)

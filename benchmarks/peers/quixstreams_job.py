@@ -2,8 +2,8 @@
 
 Windows close by partition, as ours do; by key, its default, a window stays open until its own user
 comes back. History is a `BatchingSink`: written at each checkpoint, before the offsets are
-committed. A checkpoint every 5 s is its default; ours writes history and commits at least every
-1,000 actions, and so does a second row of it.
+committed. A checkpoint every 5 s is its default; ours writes history every 2,000 actions, and so
+does a second row of it.
 """
 
 from typing import Any

@@ -9,7 +9,6 @@ they are judged by. Needs pyarrow (the `datasets` extra).
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from models.semantic_ids.cooccurrence import count_pairs, count_queries
+from models.semantic_ids.cooccurrence import Behaviour, count_pairs, count_queries
 from models.semantic_ids.item_table import TableUnusable, open_table
 
 NOT_A_CHOICE = ("expose", "search")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Behaviour:
-    """`pairs` [N, N] and `queries` [N, Q] count co-occurrence; rows as in `Items`."""
-
-    pairs: csr_matrix
-    queries: csr_matrix | None = None
-    query_texts: list[str] = field(default_factory=list)
-    interactions: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def read_behaviour(folder: Path, item_ids: Sequence[str], window: int) -> Behaviour | None:

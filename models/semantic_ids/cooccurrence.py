@@ -6,7 +6,7 @@ are columns of one matrix. Only training interactions may come in here. Shapes: 
 C dimensions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,19 @@ class CooccurrenceConfig:
     window: int = 5
     smoothing: float = 0.75
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """Who chose what with what, and by which query: `pairs` [N, N] and `queries` [N, Q] count
+    co-occurrence.
+    """
+
+    pairs: csr_matrix
+    queries: csr_matrix | None = None
+    query_texts: list[str] = field(default_factory=list)
+    interactions: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def count_pairs(users: Integers, items: Integers, size: int, window: int) -> csr_matrix:

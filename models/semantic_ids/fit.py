@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from models.semantic_ids.assigned_items import AssignedItems
 from models.semantic_ids.assignment import Codebooks
-from models.semantic_ids.cooccurrence import CooccurrenceConfig, behaviour_vectors
+from models.semantic_ids.cooccurrence import Behaviour, CooccurrenceConfig, behaviour_vectors
 from models.semantic_ids.encoders import TextEncoder, encode_all
 from models.semantic_ids.item_features import ItemFeatures, ItemFeaturesConfig
 from models.semantic_ids.new_items import Progress, quantised, stage_of
@@ -20,7 +20,6 @@ from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_codebo
 
 if TYPE_CHECKING:  # the tables need pyarrow, the alignment needs torch: only where they are used
     from models.semantic_ids.alignment import AlignmentConfig
-    from models.semantic_ids.choice_tables import Behaviour
     from models.semantic_ids.item_table import Items
 
 Floats = npt.NDArray[np.float32]
@@ -48,7 +47,7 @@ class FittedSemanticIds:
 
 def fit_semantic_ids(
     items: "Items",
-    behaviour: "Behaviour | None",
+    behaviour: Behaviour | None,
     encoder: TextEncoder,
     config: SemanticIdsConfig,
     progress: Progress,
@@ -67,7 +66,7 @@ def fit_semantic_ids(
 def fit_features(
     texts: Floats,
     vectors: Floats | None,
-    behaviour: "Behaviour | None",
+    behaviour: Behaviour | None,
     encoder: TextEncoder,
     config: SemanticIdsConfig,
     progress: Progress,
@@ -89,7 +88,7 @@ def fit_features(
 
 def _align(
     texts: Floats,
-    behaviour: "Behaviour | None",
+    behaviour: Behaviour | None,
     encoder: TextEncoder,
     config: SemanticIdsConfig,
     alignment: "AlignmentConfig",

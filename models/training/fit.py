@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -26,9 +26,11 @@ from models.generator.files import save_generator
 from models.generator.generator import Generator
 from models.reasoning.item_text import item_text
 from models.reasoning.local_reasoner import LocalReasoner
+from models.semantic_ids.alignment import AlignmentConfig
 from models.semantic_ids.artifact import EncoderRecord
 from models.semantic_ids.encoders import BUILTIN, TextEncoder, encode_all, fit_encoder
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_codebooks
+from models.semantic_ids.sid_assigner import SidAssigner
 from models.serving.encoder_directory import FOLDER as ENCODER_FOLDER
 from models.serving.neighbours_file import NeighboursRecord, save_neighbours
 from models.training.checkpoint import Checkpointing
@@ -36,6 +38,7 @@ from models.training.distributed import this_share
 from models.training.example_tensors import ExampleTensors
 from models.training.examples import NO_TEXT, ExampleBuilder, ExampleConfig, Examples
 from models.training.instructions import InstructionReplay, ServedWindows, item_rows
+from models.training.item_sids import fused_assigner
 from models.training.neighbour_table import neighbours_of
 from models.training.training_loop import Progress, TrainingConfig, train
 from schemas.actions import UserAction
@@ -65,15 +68,18 @@ class FitConfig:
     `sizes` replaces fields of the preset, by the names of `GeneratorConfig`. `encoder`: builtin
     (fitted on the log), minilm, or the folder of an encoder of its shape, which serving then needs
     Triton for. `neighbours.weight` above 0: items that the log's users chose near one another
-    re-rank (the table is part of the generation).
+    re-rank (the table is part of the generation). `features`: what is quantised, the item's text
+    alone or fused with what it was chosen with (`models/semantic_ids/item_features.py`).
     """
 
     preset: str = "tiny"
     encoder: str = BUILTIN
+    features: Literal["text", "fused"] = "text"
     sizes: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0
     max_rows: int = 15_000
     codebooks: ResidualKMeansConfig = field(default_factory=ResidualKMeansConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)  # of fused features
     examples: ExampleConfig = field(default_factory=ExampleConfig)
     neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -118,6 +124,7 @@ class GenerationManifest(Struct, frozen=True, kw_only=True):
     created_ms: int
     scenarios: list[str]
     encoder: EncoderRecord
+    features: str = "text"
     dim: int
     preset: str
     seed: int
@@ -211,6 +218,7 @@ class _Fit:
             created_ms=created_ms,
             scenarios=list(log.scenarios),
             encoder=EncoderRecord(kind=kind, encoder_id=encoder.encoder_id),
+            features=config.features,
             dim=encoder.dim,
             preset=config.preset,
             seed=config.training.seed,
@@ -251,12 +259,13 @@ class _Fit:
         self._tell("semantic IDs", 0, 1)
         items, scenarios = self._log.items, self._log.scenarios
         embeddings = encoder.encode([item_text(item) for item in items])
-        codebooks = fit_codebooks(embeddings, self._config.codebooks)
-        codebooks.save(folder)
+        assigner = self._assigner(encoder, embeddings)
+        assigner.save(folder)
+        keys = [item_key_of(item.item_id) for item in items]
         shown = [[i.scenarios is None or s in i.scenarios for i in items] for s in scenarios]
         index = ItemIndex.build(
-            keys=torch.tensor([item_key_of(item.item_id) for item in items]),
-            codes=torch.from_numpy(codebooks.assign(embeddings)),
+            keys=torch.tensor(keys),
+            codes=torch.from_numpy(assigner.assign(keys, embeddings)),
             content=torch.from_numpy(embeddings),
             in_stock=torch.tensor([item.in_stock for item in items]),
             scenarios=torch.tensor(shown),
@@ -264,6 +273,13 @@ class _Fit:
         note = f"{len(items)} items, {len(index.sids)} semantic IDs"
         self._tell("semantic IDs", 1, 1, note)
         return index
+
+    def _assigner(self, encoder: TextEncoder, embeddings: npt.NDArray[np.float32]) -> SidAssigner:
+        log, config = self._log, self._config
+        if config.features == "text":
+            return SidAssigner(codebooks=fit_codebooks(embeddings, config.codebooks))
+        aligned = config.codebooks, config.alignment
+        return fused_assigner(log.items, log.actions, encoder, embeddings, *aligned)
 
     def _examples(self, reasoner: LocalReasoner) -> Examples:
         self._tell("training rows", 0, 1)

@@ -8,6 +8,7 @@ from agents.catalog_index import CatalogIndex, Change, IndexPlan, decode_changes
 from models.reasoning.item_text import item_text
 from models.reasoning.text_encoder import CharacterEncoder
 from models.semantic_ids.assignment import Codebooks
+from models.semantic_ids.sid_assigner import SidAssigner
 from models.vectors import unpack
 from schemas.catalog import ItemUpsert, item_key_of
 from schemas.codec import encode
@@ -23,6 +24,7 @@ ENCODER = CharacterEncoder.fit([item_text(item) for item in ITEMS])
 CODEBOOKS = Codebooks(
     centroids=np.random.default_rng(0).standard_normal((3, 8, ENCODER.dim)).astype(np.float32)
 )
+ASSIGNER = SidAssigner(codebooks=CODEBOOKS)
 
 
 def upsert(item: ItemUpsert) -> Change:
@@ -44,7 +46,7 @@ def changed(number: int, **fields: object) -> ItemUpsert:
 
 @pytest.fixture
 def index() -> CatalogIndex:
-    return CatalogIndex(1, CODEBOOKS)
+    return CatalogIndex(1, ASSIGNER)
 
 
 def plan_of(index: CatalogIndex, *changes: Change) -> IndexPlan:
@@ -86,7 +88,7 @@ def test_an_item_that_comes_twice_in_its_first_batch_has_the_sid_of_its_first_te
 
 def test_a_replayed_batch_publishes_nothing_again(index: CatalogIndex) -> None:
     published = plan_of(index, *map(upsert, ITEMS)).assignments
-    again = CatalogIndex(1, CODEBOOKS, published)
+    again = CatalogIndex(1, ASSIGNER, published)
     assert not plan_of(again, *map(upsert, ITEMS)).assignments
 
 

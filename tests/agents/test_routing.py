@@ -12,7 +12,6 @@ from schemas.actions import ActionType, UserAction, UserErased
 from schemas.codec import encode
 from schemas.dead_letters import Reason
 from streams.cloud_events import Headers
-from streams.dead_letters import Source
 from streams.partitioner import partition_of
 from streams.watermarks import Clock
 
@@ -50,10 +49,7 @@ def arrived(
     value = record if isinstance(record, bytes) else encode(record)
     key = b"" if isinstance(record, bytes) else record.user_id.encode()
     where = partition_of(key, PARTITIONS) if partition is None else partition
-    source = Source(
-        topic="actions", partition=where, offset=offset, key=key, value=value, headers=headers
-    )
-    return Arrived(source=source, append_ms=NOW_MS)
+    return Arrived(where, offset, NOW_MS, key, value, headers)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas import topics
 from schemas.actions import ActionType, UserAction
@@ -38,12 +38,25 @@ def event_ids_in(kafka: LocalKafka) -> list[str]:
     found: list[str] = []
     for partition in range(PARTITIONS):
         place = TopicPartition(topics.ACTIONS, partition, 0)
-        _, end = consumer.get_watermark_offsets(place, timeout=10)
+        end = end_of(consumer, place)
         consumer.assign([place])
         messages = consumer.consume(end, timeout=20) if end else []
         found += [decoder.decode(message.value() or b"").event_id for message in messages]
     consumer.close()
     return found
+
+
+def end_of(consumer: Consumer, place: TopicPartition) -> int:
+    """The end of a partition, once its broker leads it: one that has just started may not yet."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(place, timeout=10)[1])
+        except KafkaException as error:
+            not_yet = error.args[0].code() == KafkaError.NOT_LEADER_FOR_PARTITION
+            if not not_yet or time.monotonic() > until:
+                raise
+        time.sleep(0.1)
 
 
 def acknowledged(sent: dict[str, Future[Delivered]]) -> set[str]:

@@ -232,6 +232,17 @@ async def test_an_erasure_drops_what_came_before_it_and_stops_late_writes(
     assert not await RedisInstructions(client).write(instruction(user, as_of_ms=AT_MS))
 
 
+def test_late_writes_of_any_number_of_users_in_one_batch_are_stopped(
+    router: Router, user: str
+) -> None:
+    """The script asks for the markers of a thousand users at a time."""
+    writer = HistoryWriter(router, 200)
+    users = [f"{user}-{number}" for number in range(2_500)]
+    writer.write([UserErased(event_id="e", user_id=u, event_time_ms=AT_MS + 5) for u in users])
+    assert writer.write([action(u, 2) for u in users]).fresh == 0
+    assert writer.write([action(u, 9) for u in users]).fresh == len(users)
+
+
 def instruction(user: str, as_of_ms: int, text: str = "likes tea") -> ReasoningInstruction:
     return ReasoningInstruction(
         instruction_id=f"{user}:{as_of_ms}:1",

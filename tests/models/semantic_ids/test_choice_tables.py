@@ -9,7 +9,8 @@ pa = pytest.importorskip("pyarrow")
 
 from pyarrow import parquet  # noqa: E402  pyarrow may be missing
 
-from models.semantic_ids.choice_tables import Behaviour, read_behaviour  # noqa: E402  needs pyarrow
+from models.semantic_ids.choice_tables import read_behaviour  # noqa: E402  needs pyarrow
+from models.semantic_ids.cooccurrence import Behaviour  # noqa: E402  behind pyarrow too
 from models.semantic_ids.item_table import TableUnusable  # noqa: E402  needs pyarrow
 
 ITEMS = ["10", "20", "30"]

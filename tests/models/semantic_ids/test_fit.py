@@ -7,8 +7,12 @@ import pytest
 
 from models.reasoning.text_encoder import CharacterEncoder
 from models.semantic_ids.alignment import AlignmentConfig, NothingToAlign
-from models.semantic_ids.choice_tables import Behaviour
-from models.semantic_ids.cooccurrence import CooccurrenceConfig, count_pairs, count_queries
+from models.semantic_ids.cooccurrence import (
+    Behaviour,
+    CooccurrenceConfig,
+    count_pairs,
+    count_queries,
+)
 from models.semantic_ids.fit import STAGES, FittedSemanticIds, SemanticIdsConfig, fit_semantic_ids
 from models.semantic_ids.item_features import ItemFeaturesConfig
 from models.semantic_ids.item_table import Items
