@@ -46,7 +46,7 @@ def main() -> None:
     """Prints parameters, operations, bytes and the floor of every preset."""
     given = arguments(__doc__)
     started = time.monotonic()
-    results = {name: _figures(config) for name, config in PRESETS.items()}
+    results = {name: figures_of(config) for name, config in PRESETS.items()}
     figures = list(next(iter(results.values())))
     show(
         f"history {HISTORY}, beam {BEAMS}, one request, H200 by data sheet (goal {GOAL_MS:g} ms)",
@@ -56,7 +56,8 @@ def main() -> None:
     finish("decoding_floor", results, started=started, path=given.json)
 
 
-def _figures(config: GeneratorConfig) -> dict[str, Any]:
+def figures_of(config: GeneratorConfig) -> dict[str, Any]:
+    """Returns parameters, operations, bytes and the floor of one size."""
     with torch.device("meta"):
         generator = Generator(config)
     encoder, decoder = _encoder(generator), _decoder(generator)

@@ -34,7 +34,7 @@ class TransformersWay:
         torch.manual_seed(0)
         self._codes = sizes.codes
         self._levels = sizes.levels
-        self._beams = task.beams
+        self.beams = task.beams
         self._live = task.live
         config = transformers.T5Config(
             vocab_size=FIRST_TOKEN + sizes.levels * sizes.codes,
@@ -48,9 +48,13 @@ class TransformersWay:
             eos_token_id=1,
             decoder_start_token_id=0,
         )
-        self._model: Any = transformers.T5ForConditionalGeneration(config).eval()
+        generator = task.policy.generator
+        device, dtype = generator.device, generator.items.codes.weight.dtype
+        model: Any = transformers.T5ForConditionalGeneration(config).eval()
+        self._model = model.to(device, dtype)
         positions = 1 + task.batch.rows_BS.shape[1]
-        self._input_ids = torch.randint(FIRST_TOKEN, config.vocab_size, (1, positions))
+        drawn = torch.randint(FIRST_TOKEN, config.vocab_size, (1, positions))
+        self._input_ids = drawn.to(device)
         self._trie: Trie = trie_of([self._tokens(sid) for sid in task.live])
 
     def way(self) -> Way:
@@ -59,8 +63,8 @@ class TransformersWay:
         def run() -> list[Sid]:
             found = self._model.generate(
                 input_ids=self._input_ids,
-                num_beams=self._beams,
-                num_return_sequences=self._beams,
+                num_beams=self.beams,
+                num_return_sequences=self.beams,
                 max_new_tokens=self._levels,
                 do_sample=False,
                 use_cache=True,
@@ -79,16 +83,17 @@ class TransformersWay:
             level = len(prefixes[0])
             start = torch.zeros(len(prefixes), 1, dtype=torch.int64)
             tokens = torch.tensor([self._tokens(prefix) for prefix in prefixes], dtype=torch.int64)
+            tokens = torch.cat([start, tokens.view(len(prefixes), level)], dim=1)
             logits = self._model(
                 input_ids=self._input_ids.expand(len(prefixes), -1),
-                decoder_input_ids=torch.cat([start, tokens.view(len(prefixes), level)], dim=1),
+                decoder_input_ids=tokens.to(self._input_ids.device),
             ).logits[:, -1]
             first = FIRST_TOKEN + level * self._codes
             logprobs = logits.double().log_softmax(dim=1)[:, first : first + self._codes]
             rows: list[list[float]] = logprobs.tolist()
             return rows
 
-        return kept_of(trie_of(self._live), self._beams, self._levels, score)
+        return kept_of(trie_of(self._live), self.beams, self._levels, score)
 
     def _allowed(self, _batch: int, tokens: torch.Tensor) -> list[int]:
         return children_of(self._trie, tokens[1:].tolist())

@@ -139,21 +139,24 @@ def forced_scores(task: Task, sids_1SL: torch.Tensor, semantics: ScoreSemantics)
     return sid_logprobs(states_1SLD, generator.head, index, sids_1SL, semantics)[0]
 
 
-def kept_by_width(task: Task, semantics: ScoreSemantics) -> list[Sid]:
+def kept_by_width(
+    task: Task, semantics: ScoreSemantics, structure: Trie | None = None, live: Trie | None = None
+) -> list[Sid]:
     """Returns what `beams` prefixes a level leave over: the reference of every beam search here.
 
-    Dictionaries of all SIDs and of the live ones, a softmax written out in float64, a sort.
+    Dictionaries of all SIDs and of the live ones (made here if they are not at hand), a softmax
+    written out in float64, a sort.
     """
     generator, index = task.policy.generator, task.policy.index
-    structure = trie_of([tuple(sid) for sid in index.sids.tolist()])
+    structure = structure or trie_of([tuple(sid) for sid in index.sids.tolist()])
+    device = generator.device
 
     def score(prefixes: list[Sid]) -> list[list[float]]:
         level = len(prefixes[0])
-        states_WD = task.begin().states_of(torch.tensor([[one_of(p) for p in prefixes]]))[
-            0, :, level
-        ]
+        forced_1WL = torch.tensor([[one_of(p) for p in prefixes]], device=device)
+        states_WD = task.begin().states_of(forced_1WL)[0, :, level]
         weight_VD, bias_V = generator.head_weight_LVD[level], generator.head_bias_LV[level]
-        logits_WV = F.linear(states_WD, weight_VD, bias_V).double()
+        logits_WV = F.linear(states_WD, weight_VD, bias_V).double().cpu()
         if semantics is ScoreSemantics.LEGAL:
             legal_WV = torch.zeros_like(logits_WV, dtype=torch.bool)
             for row, prefix in zip(legal_WV, prefixes, strict=True):
@@ -167,7 +170,7 @@ def kept_by_width(task: Task, semantics: ScoreSemantics) -> list[Sid]:
             prefix = (*prefix, children_of(structure, list(prefix))[0])
         return prefix
 
-    return kept_of(trie_of(task.live), task.beams, index.depth, score)
+    return kept_of(live or trie_of(task.live), task.beams, index.depth, score)
 
 
 def kept_of(

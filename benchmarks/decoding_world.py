@@ -29,7 +29,7 @@ Vectors = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.integer[Any]]
 EXCLUDED = 5
 SIZES = {
-    "tiny": PRESETS["tiny"],
+    **PRESETS,
     "4 + 4 layers of 256": GeneratorConfig(
         width=256, heads=4, feed_forward=1_024, encoder_layers=4, decoder_layers=4
     ),

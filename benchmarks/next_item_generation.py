@@ -1,5 +1,6 @@
 """The generations that the benchmark `next_item` asks: trained once a seed, and kept where told."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +27,28 @@ from schemas.catalog import item_key_of
 SCENARIO = "home"
 CODES = 256
 Features = Literal["text", "fused"]
+REDUCED = FitConfig(
+    codebooks=ResidualKMeansConfig(codes=CODES), training=TrainingConfig(steps=1_800)
+)
+# What validation preferred of two sizes on a card; every row reads its history, as those who are
+# asked have one.
+TRAINED_OUT = replace(
+    REDUCED,
+    sizes={"width": 192, "heads": 6, "feed_forward": 768},
+    dropout=0.4,
+    training=TrainingConfig(
+        steps=4_300, batch=512, learning_rate=1e-3, weight_decay=0.1, history_limits=(1_000,)
+    ),
+)
 
 
 def fitted_generation(
-    home: Path, data: FolderData, seed: int, steps: int, features: Features
+    home: Path, data: FolderData, config: FitConfig
 ) -> tuple[GenerationManifest, Path]:
     """Returns the generation of a seed: the one in `home`, or a new one, which goes on where it was
     cut.
     """
+    seed, steps, features = config.training.seed, config.training.steps, config.features
     folder = home / "generations" / str(seed + 1)
     if (folder / "manifest.json").is_file():
         text = (folder / "manifest.json").read_bytes()
@@ -51,12 +66,6 @@ def fitted_generation(
         windows=served_windows(Settings(), expire=False),
         scenarios=[SCENARIO],
     )
-    config = FitConfig(
-        features=features,
-        max_rows=len(data.actions),
-        codebooks=ResidualKMeansConfig(codes=CODES),
-        training=TrainingConfig(steps=steps, seed=seed),
-    )
     checkpoint = home / "training" / f"{seed + 1}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     fitted = fit_generation(
@@ -64,7 +73,7 @@ def fitted_generation(
         home=home,
         generation=seed + 1,
         created_ms=0,
-        config=config,
+        config=replace(config, max_rows=len(data.actions)),
         progress=_say,
         checkpointing=Checkpointing(path=checkpoint, every=100),
     )

@@ -106,7 +106,8 @@ def beam_search(
     """Returns the best `beams` SIDs of every request; `masks` are `index.masks(...)`."""
     logprobs_BP = root_logprobs(states.first_BD, head, index, semantics)
     scores_BX = masks.close_roots(logprobs_BP)
-    chosen_BW = best_places(scores_BX, torch.arange(scores_BX.shape[1]), beams)
+    roots_P = torch.arange(scores_BX.shape[1], device=scores_BX.device)
+    chosen_BW = best_places(scores_BX, roots_P, beams)
     kept = Beams.first(logprobs_BP, chosen_BW)
     for level in range(1, index.depth):
         children = kept.children(states, head, index, semantics)

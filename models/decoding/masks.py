@@ -46,7 +46,7 @@ class Masks:
         counts_KP = self.counts[level]
         empty_BX = _of_scenario(counts_KP, self.scenario_B, nodes_BX) == 0
         if (emptied := self.emptied[level]) is not None:
-            empty_BX |= _listed(emptied, nodes_BX, counts_KP.shape[1])
+            empty_BX |= listed(emptied, nodes_BX, counts_KP.shape[1])
         return empty_BX
 
     def close_roots(self, logprobs_BP: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ class Masks:
         shown_BX = _of_scenario(self.scenarios_KN, self.scenario_B, rows_BX)
         offered_BX = shown_BX & self.in_stock_N[rows_BX]
         if self.excluded is not None:
-            offered_BX &= ~_listed(self.excluded, rows_BX, len(self.in_stock_N))
+            offered_BX &= ~listed(self.excluded, rows_BX, len(self.in_stock_N))
         return offered_BX
 
 
@@ -131,14 +131,16 @@ def _closed(places: Places) -> torch.Tensor | None:
 def _of_scenario(
     values_KP: torch.Tensor, scenario_B: torch.Tensor, places_BX: torch.Tensor
 ) -> torch.Tensor:
-    if len(values_KP) == 1 or len(scenario_B) == 1:
+    # A card is not asked for the scenario's number: that would wait for all it has to do.
+    if len(values_KP) == 1 or (len(scenario_B) == 1 and not scenario_B.is_cuda):
         scenario = 0 if len(values_KP) == 1 else int(scenario_B)
         return values_KP[scenario].index_select(0, places_BX.flatten()).view(places_BX.shape)
     return values_KP[scenario_B.unsqueeze(1), places_BX]
 
 
-def _listed(sorted_places: torch.Tensor, own_BX: torch.Tensor, size: int) -> torch.Tensor:
+def listed(sorted_places: torch.Tensor, own_BX: torch.Tensor, size: int) -> torch.Tensor:
     """Returns whether a request's own places are in the sorted list, bool [B, X]."""
     if len(own_BX) > 1:
-        own_BX = own_BX + torch.arange(len(own_BX)).unsqueeze(1) * size
+        first_B = torch.arange(len(own_BX), device=own_BX.device) * size
+        own_BX = own_BX + first_B.unsqueeze(1)
     return sorted_places[torch.searchsorted(sorted_places, own_BX)] == own_BX

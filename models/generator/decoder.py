@@ -71,7 +71,7 @@ class Decoding:
         tokens = prefix_BPD.shape[1]
         unread = [None] * len(contexts)
         states_BPD, self._past = decoder(prefix_BPD, tokens, contexts, mask_B11M, unread)
-        self._first_BD: torch.Tensor = states_BPD[:, -1]
+        self._first_BD: torch.Tensor = states_BPD[:, -1].float()  # heads are float32
 
     @property
     def first_BD(self) -> torch.Tensor:
@@ -86,7 +86,7 @@ class Decoding:
         past = [seen_YPK.index_select(0, rows_Y) for seen_YPK in self._past]
         x_BWD = self._items.code(level, codes_BW)
         states_BWD, self._past = self._decoder(x_BWD, 1, self._contexts, self._mask_B11M, past)
-        last_BWD: torch.Tensor = states_BWD
+        last_BWD: torch.Tensor = states_BWD.float()
         return last_BWD
 
     def states_of(self, sids_BQL: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,8 @@ class Decoding:
         past = [seen_BPK.repeat_interleave(count, dim=0) for seen_BPK in self._past]
         x_BXD = torch.stack(given, dim=2).flatten(1, 2)
         states_BXD, _ = self._decoder(x_BXD, levels - 1, self._contexts, self._mask_B11M, past)
-        return torch.cat([first_BQ1D, states_BXD.view(batch, count, levels - 1, -1)], dim=2)
+        later_BQXD = states_BXD.float().view(batch, count, levels - 1, -1)
+        return torch.cat([first_BQ1D, later_BQXD], dim=2)
 
 
 def _rows(parents_BW: torch.Tensor, sequences: int) -> torch.Tensor:

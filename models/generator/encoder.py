@@ -42,7 +42,7 @@ class ItemEmbedding(nn.Module):
             return vectors_ND[rows_X]
         codes_XL = index.codes_NL[rows_X].long()
         first_L = torch.arange(codes_XL.shape[-1], device=codes_XL.device) * self.codes_a_level
-        content_XC = index.content_NC[rows_X].float() * self.scale
+        content_XC = (index.content_NC[rows_X].float() * self.scale).to(self.content.weight.dtype)
         summed_XD = self.codes(codes_XL + first_L).sum(dim=-2) + self.content(content_XC)
         vectors_XD: torch.Tensor = self.norm(summed_XD)
         return vectors_XD
@@ -77,7 +77,8 @@ class Encoder(nn.Module):
         The profile makes sure that the context is never empty.
         """
         real_BS = batch.rows_BS != UNKNOWN
-        padded = not bool(real_BS.all())
+        # A card is not asked: that would wait for it, and it adds a mask in no time.
+        padded = real_BS.is_cuda or not bool(real_BS.all())
         x_BSD = items_BSD + self.actions(batch.actions_BS) + self.gaps(batch.gaps_BS)
         x_BSD = x_BSD + self.distances(self._distances(real_BS, padded=padded))
         profile_B1D = self.profile.expand(len(batch), 1, -1)

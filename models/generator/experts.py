@@ -3,7 +3,8 @@
 
 Ours: softmax router, SwiGLU experts, no capacity (no token is ever dropped, so a request's result
 does not depend on its neighbours), Switch's load-balance loss (arXiv 2101.03961, eq. 4-6). Left
-out: expert parallelism; the loop over experts syncs with the device once a layer.
+out: expert parallelism. Sorting tokens by expert asks a device for the counts, once a layer, which
+waits for it: on a card every expert reads every token where that is at most twice the work.
 
 Legend: B requests, X tokens of each, T = B * X tokens, E experts, K chosen, D width, F inner
 width.
@@ -18,6 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.generator.config import GeneratorConfig
+
+MOST_WORK = 2
 
 
 class Routed(NamedTuple):
@@ -61,7 +64,7 @@ class Experts(nn.Module):
         self.routed: list[Routed] | None = None  # filled under `routing_recorded` alone
 
     def forward(self, x_BXD: torch.Tensor) -> torch.Tensor:
-        """Returns [B, X, D]: tokens are sorted by expert, so each expert runs once."""
+        """Returns [B, X, D]."""
         x_TD = x_BXD.reshape(-1, x_BXD.shape[-1])
         probabilities_TE = self.router(x_TD).softmax(dim=-1, dtype=torch.float32)
         weights_TK, chosen_TK = probabilities_TE.topk(self.chosen, dim=-1)
@@ -69,6 +72,29 @@ class Experts(nn.Module):
             weights_TK = weights_TK / weights_TK.sum(dim=-1, keepdim=True)
         if self.routed is not None:
             self.routed.append(Routed(probabilities_TE, chosen_TK))
+        if x_TD.is_cuda and not self.sorts_on_a_card:
+            return self.all_experts(x_TD, weights_TK, chosen_TK).view(x_BXD.shape)
+        return self.by_expert(x_TD, weights_TK, chosen_TK).view(x_BXD.shape)
+
+    @property
+    def sorts_on_a_card(self) -> bool:
+        """Whether all experts for all tokens would be too much work, so that a card is asked."""
+        return len(self.out_EFD) > MOST_WORK * self.chosen
+
+    def all_experts(
+        self, x_TD: torch.Tensor, weights_TK: torch.Tensor, chosen_TK: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns [T, D] from all experts for all tokens, 0 times those not chosen."""
+        zeros_TE = weights_TK.new_zeros(len(x_TD), len(self.out_EFD))
+        weights_TE = zeros_TE.scatter(1, chosen_TK, weights_TK).to(x_TD.dtype)
+        gate_ETF, up_ETF = (x_TD @ self.gate_and_up_EDF).chunk(2, dim=-1)
+        inner_ETF = F.silu(gate_ETF) * up_ETF * weights_TE.T.unsqueeze(2)
+        return (inner_ETF @ self.out_EFD).sum(dim=0)
+
+    def by_expert(
+        self, x_TD: torch.Tensor, weights_TK: torch.Tensor, chosen_TK: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns [T, D]: tokens are sorted by expert, so each expert runs once on its own."""
         order = chosen_TK.flatten().argsort(stable=True)
         tokens = order // self.chosen
         counts = chosen_TK.flatten().bincount(minlength=len(self.out_EFD)).tolist()
@@ -78,12 +104,17 @@ class Experts(nn.Module):
             if len(part)
         ]
         weighted = torch.cat(parts) * weights_TK.flatten()[order].unsqueeze(1).to(x_TD.dtype)
-        return torch.zeros_like(x_TD).index_add(0, tokens, weighted).view(x_BXD.shape)
+        return torch.zeros_like(x_TD).index_add(0, tokens, weighted)
 
     def _expert(self, number: int, x_TD: torch.Tensor) -> torch.Tensor:
         gate, up = (x_TD @ self.gate_and_up_EDF[number]).chunk(2, dim=-1)
         out: torch.Tensor = (F.silu(gate) * up) @ self.out_EFD[number]
         return out
+
+
+def sorts_tokens(model: nn.Module) -> bool:
+    """Returns whether a layer of `model` waits for a card: no CUDA graph can hold it."""
+    return any(isinstance(m, Experts) and m.sorts_on_a_card for m in model.modules())
 
 
 @contextmanager

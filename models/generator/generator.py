@@ -68,6 +68,11 @@ class Generator(nn.Module):
         """The output rows of every level."""
         return CodeHead(self.head_weight_LVD, self.head_bias_LV)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are: batches, indexes and vectors must be there too."""
+        return self.head_bias_LV.device
+
     def begin(
         self,
         batch: Batch,
@@ -94,7 +99,8 @@ class Generator(nn.Module):
 
     def item_vectors(self, index: ItemIndex) -> torch.Tensor:
         """Returns the vectors of all items, [N, D]: valid as long as the weights do not change."""
-        parts = torch.arange(len(index.keys_N)).split(ITEMS_AT_ONCE)
+        rows_N = torch.arange(len(index.keys_N), device=index.codes_NL.device)
+        parts = rows_N.split(ITEMS_AT_ONCE)
         return torch.cat([self.items(rows_X, index) for rows_X in parts])
 
     def sid_logprobs(
@@ -151,7 +157,7 @@ class Generator(nn.Module):
         """
         places_BWI, rows_BWI, padding_BWI = index.leaf_items(leaves_BW)
         query_BD = self.item_query(decoding.first_BD) / math.sqrt(self.config.width)
-        vectors_BXD = self.items(rows_BWI.flatten(1), index, vectors_ND)
+        vectors_BXD = self.items(rows_BWI.flatten(1), index, vectors_ND).to(query_BD.dtype)
         scores_BWI = (vectors_BXD @ query_BD.unsqueeze(2)).view(rows_BWI.shape)
         scores_BWI = scores_BWI.masked_fill(padding_BWI, -torch.inf)
         return RankedItems(places_BWI, rows_BWI, scores_BWI.log_softmax(dim=-1))

@@ -58,7 +58,7 @@ class Prefix(nn.Module):
         """Returns the prefix [B, P, D] around I_s."""
         told_BD = torch.where(
             batch.has_instruction_B.unsqueeze(1),
-            self.adapter(batch.instruction_BC * self.scale),
+            self.adapter((batch.instruction_BC * self.scale).to(self.bos.dtype)),
             self.no_instruction,
         )
         tokens = self.layout(self.bos.expand_as(told_BD), scenario_BD, told_BD)

@@ -1,19 +1,26 @@
 """Requests in, ranked items out: the one code path behind Triton's model and the in-process port.
 
-Legend: B requests of one beam width, W beams, I items of a leaf, L levels, M answered items.
+It decodes where the policy's weights are (`generator.device`). On a card the host collates, lists
+exclusions and names the items; tables of neighbours are asked on the host as well. Triton's model
+leaves the weights on the CPU: serving from a card through it is not wired.
+
+Legend: B requests of one beam width, W beams, I items of a leaf, L levels, M answered items, X = W
+* I.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from models.decoding.beam_search import SearchResult, best_places
 from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.decoding.masks import Masks
+from models.devices import moved
 from models.generator.batch import Batch, check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
-from models.serving.live_catalogue import LiveCatalogue
+from models.serving.live_catalogue import Catalogue, LiveCatalogue
 from models.serving.policy_directory import LoadedPolicy
 from schemas.generation import (
     BadGenerationRequest,
@@ -24,6 +31,17 @@ from schemas.generation import (
 from schemas.impressions import HistoryFeatures
 
 Answer = GenerationResponse | BadGenerationRequest
+
+
+class Chosen(NamedTuple):
+    """Every request's best items, falling, wherever it was decoded: rows of the index [B, M], the
+    log-probs of their SIDs' codes [B, M, L], scores (-inf: no item) and the table's terms [B, M].
+    """
+
+    rows_BM: torch.Tensor
+    logprobs_BML: torch.Tensor
+    scores_BM: torch.Tensor
+    terms_BM: torch.Tensor
 
 
 class GeneratorEngine:
@@ -77,18 +95,14 @@ class GeneratorEngine:
     def _decode(
         self, requests: Sequence[GenerationRequest], beams: int
     ) -> list[GenerationResponse]:
-        generator, manifest = self.policy.generator, self.policy.manifest
+        manifest = self.policy.manifest
         with self.catalogue.held() as now:
             batch = collate(requests, now.index, manifest.scenarios)
             read = int((batch.rows_BS != UNKNOWN).sum())
             if unknown := sum(len(one.history.item_keys) for one in requests) - read:
                 self._count_unknown(unknown)
-            decoding = generator.begin(batch, now.index, now.vectors_ND)
-            masks = now.index.masks(batch.scenario_B, excluded_keys(requests))
-            found = generator.search(decoding, now.index, masks, beams)
-            ranked = generator.rank_items(decoding, now.index, found.leaves_BW, now.vectors_ND)
-            terms_BX = self._table_terms(now.index, batch, ranked)
-            items = _best_items(found, ranked, terms_BX, masks, now.index, beams)
+            chosen = self._chosen(batch, excluded_keys(requests), now, beams)
+            items = _items(chosen, now.index)
         return [
             GenerationResponse(
                 items=of_request,
@@ -99,22 +113,38 @@ class GeneratorEngine:
             for of_request in items
         ]
 
+    def _chosen(
+        self, batch: Batch, excluded_BE: torch.Tensor, now: Catalogue, beams: int
+    ) -> Chosen:
+        """Decodes a batch that stands on the host."""
+        mirror = now.mirror
+        there = batch if mirror.index is now.index else moved(batch, mirror.device)
+        masks = mirror.masks(batch.scenario_B, excluded_BE)
+        found, ranked = self._ranked(now, there, masks, beams)
+        terms_BX = self._table_terms(now.index, batch, ranked)
+        return best_items(found, ranked, terms_BX, masks, beams)
+
+    def _ranked(
+        self, now: Catalogue, there: Batch, masks: Masks, beams: int
+    ) -> tuple[SearchResult, RankedItems]:
+        """Returns finished beams and their items; all tensors stand where the weights are."""
+        generator, index = self.policy.generator, now.mirror.index
+        decoding = generator.begin(there, index, now.vectors_ND)
+        found = generator.search(decoding, index, masks, beams)
+        return found, generator.rank_items(decoding, index, found.leaves_BW, now.vectors_ND)
+
     def _table_terms(self, index: ItemIndex, batch: Batch, ranked: RankedItems) -> torch.Tensor:
-        """Returns what the version's table adds to the items' scores, [B, W * I]; 0 without one."""
+        """Returns what the version's table adds to the items' scores, [B, X]; 0 without one."""
         rows_BX = ranked.rows_BWI.flatten(1)
         if self.policy.neighbours is None:
-            return torch.zeros(rows_BX.shape)
-        return self.policy.neighbours.terms(index, batch.rows_BS, rows_BX)
+            return torch.zeros(rows_BX.shape, device=rows_BX.device)
+        terms_BX = self.policy.neighbours.terms(index, batch.rows_BS, rows_BX.cpu())
+        return terms_BX.to(rows_BX.device)
 
 
-def _best_items(
-    found: SearchResult,
-    ranked: RankedItems,
-    terms_BX: torch.Tensor,
-    masks: Masks,
-    index: ItemIndex,
-    beams: int,
-) -> list[list[GeneratedItem]]:
+def best_items(
+    found: SearchResult, ranked: RankedItems, terms_BX: torch.Tensor, masks: Masks, beams: int
+) -> Chosen:
     """Returns every request's best `beams` items, falling; equal scores stand in the order of SID
     and item key.
     """
@@ -124,14 +154,24 @@ def _best_items(
     scores_BX = scores_BX.where(masks.eligible(rows_BX), -torch.inf)
     best_BM = best_places(scores_BX, places_BX, beams)
     beam_BM = best_BM // ranked.places_BWI.shape[2]
-    rows_BM = rows_BX.gather(1, best_BM)
-    each = torch.arange(len(rows_BM)).unsqueeze(1)
+    each = torch.arange(len(beam_BM), device=beam_BM.device).unsqueeze(1)
+    return Chosen(
+        rows_BX.gather(1, best_BM),
+        found.logprobs_BWL[each, beam_BM],
+        scores_BX.gather(1, best_BM),
+        terms_BX.gather(1, best_BM),
+    )
+
+
+def _items(chosen: Chosen, index: ItemIndex) -> list[list[GeneratedItem]]:
+    """Returns the items of every request; `index` stands on the host."""
+    rows_BM = chosen.rows_BM.cpu()
     columns = (
         index.keys_N[rows_BM].tolist(),
         index.codes_NL[rows_BM].tolist(),
-        found.logprobs_BWL[each, beam_BM].tolist(),
-        scores_BX.gather(1, best_BM).tolist(),
-        terms_BX.gather(1, best_BM).tolist(),
+        chosen.logprobs_BML.tolist(),
+        chosen.scores_BM.tolist(),
+        chosen.terms_BM.tolist(),
     )
     return [
         [

@@ -17,6 +17,7 @@ from threading import Lock
 import torch
 
 from models.decoding.growing_rows import GrowingRows
+from models.decoding.index_mirror import IndexMirror
 from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.generator.generator import Generator
 from models.serving.index_file import arrays_of, shown_in
@@ -30,9 +31,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """An index, the item head's vectors of its rows, and how much of the log it holds."""
+    """An index, its mirror where the weights are, the item head's vectors of its rows, and how much
+    of the log it holds.
+    """
 
     index: ItemIndex
+    mirror: IndexMirror
     vectors: GrowingRows
     index_offset: int
 
@@ -51,8 +55,9 @@ class LiveCatalogue:
         self._manifest = policy.manifest
         self._lock = Lock()
         with torch.inference_mode():
-            vectors = GrowingRows.of(policy.generator.item_vectors(policy.index))
-        self._now = Catalogue(policy.index, vectors, policy.manifest.index_offset)
+            mirror = IndexMirror.of(policy.index, policy.generator.device)
+            vectors = GrowingRows.of(policy.generator.item_vectors(mirror.index))
+        self._now = Catalogue(policy.index, mirror, vectors, policy.manifest.index_offset)
 
     @contextmanager
     def held(self) -> Iterator[Catalogue]:
@@ -89,7 +94,9 @@ class LiveCatalogue:
                 torch.tensor(removed_keys, dtype=torch.int64),
                 torch.zeros(len(removed_keys), dtype=torch.bool),
             )
-            self._now = Catalogue(grown.index, grown.vectors, index_offset)
+            changed = [change.item_key for change in known]
+            grown.mirror.follow(torch.tensor([*changed, *removed_keys], dtype=torch.int64))
+            self._now = Catalogue(grown.index, grown.mirror, grown.vectors, index_offset)
 
     def _fits(self, change: SidAssignment) -> bool:
         config = self._generator.config
@@ -110,6 +117,7 @@ class LiveCatalogue:
         """Returns the catalogue with further items; only their vectors are computed."""
         before = self._now
         index = before.index.grown(**arrays_of(fresh, self._manifest.scenarios))
-        new_X = torch.arange(len(before.index.keys_N), len(index.keys_N))
-        vectors = before.vectors.appended(self._generator.items(new_X, index))
-        return Catalogue(index, vectors, before.index_offset)
+        mirror = before.mirror.grown(index)
+        new_X = torch.arange(len(before.index.keys_N), len(index.keys_N), device=mirror.device)
+        vectors = before.vectors.appended(self._generator.items(new_X, mirror.index))
+        return Catalogue(index, mirror, vectors, before.index_offset)

@@ -8,8 +8,8 @@ memory, a step's rows are sent. Left out: float16, TF32, CUDA graphs.
 
 import os
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +18,6 @@ from schemas.errors import OxygenRecError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bf16"]
-T = TypeVar("T")
 
 
 class ComputeUnavailable(OxygenRecError):
@@ -80,16 +79,3 @@ def compile_layers(generator: Generator, backend: str = "inductor") -> None:
     """Compiles every layer of encoder and decoder in place, at its first call."""
     for layer in (*generator.encoder.layers, *generator.decoder.layers):
         layer.compile(backend=backend)
-
-
-def moved(value: T, device: torch.device) -> T:
-    """Returns a tensor, or a dataclass or tuple of such, with all its tensors on the device."""
-    if isinstance(value, torch.Tensor):
-        return cast("T", value.to(device))
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: moved(getattr(value, f.name), device) for f in fields(value)}
-        return replace(value, **parts)
-    if isinstance(value, tuple):
-        inside = [moved(one, device) for one in value]
-        return cast("T", type(value)(*inside) if hasattr(value, "_fields") else tuple(inside))
-    return value

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from models.decoding.item_index import ItemIndex
+from models.devices import moved
 from models.generator.batch import Batch
 from models.generator.generator import Generator
 from models.generator.losses import GenerationLoss, LossWeights, generation_loss
@@ -17,7 +18,7 @@ from models.training.checkpoint import (
     run_hash,
     save_position,
 )
-from models.training.compute import Compute, Device, Precision, compute_of, moved
+from models.training.compute import Compute, Device, Precision, compute_of
 from models.training.distributed import Share, this_share
 from models.training.example_tensors import ExampleTensors, InstructionDropout, newest
 
@@ -149,8 +150,11 @@ class _Run:
             self._generator.parameters(), config.max_gradient_norm
         )
         self._optimizer.step()
-        losses = self._share.add_up([float(part.detach()) for part in found], share)
-        at.losses.append([at.epoch, len(numbers), float(norm), *losses])
+        # In one: a card is waited for once.
+        parts = [part.detach().to(norm.device) for part in found]
+        *losses, gradient_norm = torch.stack([*parts, norm]).tolist()
+        losses = self._share.add_up(losses, share)
+        at.losses.append([at.epoch, len(numbers), gradient_norm, *losses])
 
     def _losses(self, batch: Batch, numbers: torch.Tensor) -> GenerationLoss:
         """Returns the losses of rows `numbers`, whose drawn conditions `batch` holds."""

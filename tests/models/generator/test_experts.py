@@ -45,6 +45,13 @@ def test_a_mixture_gives_what_each_token_gets_alone(experts: int, per_token: int
     layer = Experts(mixture(experts, per_token))
     x_BXD = torch.randn(3, 7, 32)
     assert_close(layer(x_BXD), token_by_token(layer, x_BXD))
+    # As a card does it, which is not asked how many tokens each expert has.
+    x_TD = x_BXD.flatten(0, 1)
+    weights_TK, chosen_TK = layer.router(x_TD).softmax(dim=1).topk(per_token, dim=1)
+    if per_token > 1:
+        weights_TK = weights_TK / weights_TK.sum(dim=1, keepdim=True)
+    found_TD = layer.all_experts(x_TD, weights_TK, chosen_TK)
+    assert_close(found_TD.view_as(x_BXD), token_by_token(layer, x_BXD))
 
 
 @pytest.mark.parametrize("per_token", [1, 2])

@@ -10,11 +10,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from models.decoding.legal import sid_logprobs
+from models.devices import moved
 from models.generator.config import GeneratorConfig
 from models.generator.generator import Generator
 from models.generator.losses import generation_loss
 from models.training.checkpoint import Checkpointing
-from models.training.compute import ComputeUnavailable, compile_layers, compute_of, moved
+from models.training.compute import ComputeUnavailable, compile_layers, compute_of
 from models.training.training_loop import Progress, TrainingConfig, train
 from tests.models.generator.closeness import assert_close
 from tests.models.generator.small_policy import small_config
@@ -182,8 +183,12 @@ def test_auto_is_the_cpu_where_there_is_no_card(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.gpu
 def test_a_card_takes_the_steps_of_the_cpu() -> None:
-    found = losses(replace(SHORT, device="cuda"))
-    assert_close(torch.tensor(found), torch.tensor(losses(SHORT)), atol=1e-3, rtol=1e-3)
+    """AdamW turns rounding in small gradients into steps of its learning rate: it is a tenth of the
+    other tests', which six steps on an H200 left 2e-3 apart.
+    """
+    gentle = replace(SHORT, learning_rate=1e-3)
+    found = losses(replace(gentle, device="cuda"))
+    assert_close(torch.tensor(found), torch.tensor(losses(gentle)), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.gpu
