@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
-from agents.settings import Settings
+from agents.settings import load_settings
 from agents.shop.shop import Shop
 from benchmarks.report import finish, parser, show
 from benchmarks.served_generation import Served, serve
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _run(seed: int) -> dict[str, Any]:
-    settings = Settings()
+    settings = load_settings()
     shop = Shop(seed, opened_ms=UNTIL_MS)
     with TemporaryDirectory() as folder:
         began = time.monotonic()

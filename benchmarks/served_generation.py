@@ -16,7 +16,7 @@ from models.generator.files import load_generator
 from models.reasoning.item_text import item_text
 from models.reasoning.local_reasoner import LocalReasoner
 from models.reasoning.text_encoder import CharacterEncoder
-from models.semantic_ids.assignment import Codebooks
+from models.semantic_ids.sid_assigner import SidAssigner
 from models.serving.engine import GeneratorEngine
 from models.serving.index_file import index_of
 from models.serving.policy_directory import Manifest, load_version, write_version
@@ -64,13 +64,13 @@ def serve(
         scenarios=scenarios,
         profiles=_profiles(trained_on),
     )
-    config = FitConfig(training=TrainingConfig(seed=seed))
+    config = FitConfig(features=settings.offline.features, training=TrainingConfig(seed=seed))
     manifest = fit_generation(
         log, home=home, generation=GENERATION, created_ms=until_ms, config=config
     )
     folder = home / "generations" / str(GENERATION)
     encoder = CharacterEncoder.load(folder)
-    index = _index(shop, encoder, Codebooks.load(folder), scenarios)
+    index = _index(shop, encoder, SidAssigner.load(folder), scenarios)
     version = Manifest(
         policy_version=1,
         generation=GENERATION,
@@ -99,11 +99,12 @@ def _profiles(shoppers: Sequence[Shopper]) -> dict[str, UserProfile]:
 
 
 def _index(
-    shop: Shop, encoder: CharacterEncoder, codebooks: Codebooks, scenarios: Sequence[str]
+    shop: Shop, encoder: CharacterEncoder, assigner: SidAssigner, scenarios: Sequence[str]
 ) -> ItemIndex:
     """Returns the index that the catalog indexer's assignments make."""
     items = shop.catalogue()
     vectors = encoder.encode([item_text(item) for item in items])
+    sids = assigner.assign([item_key_of(item.item_id) for item in items], vectors)
     assignments = [
         SidAssignment(
             item_key=item_key_of(item.item_id),
@@ -115,6 +116,6 @@ def _index(
             scenarios=item.scenarios,
             published_ms=0,
         )
-        for item, sid, vector in zip(items, codebooks.assign(vectors), vectors, strict=True)
+        for item, sid, vector in zip(items, sids, vectors, strict=True)
     ]
     return index_of(assignments, generation=GENERATION, scenarios=scenarios)
