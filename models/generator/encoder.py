@@ -77,10 +77,10 @@ class Encoder(nn.Module):
         The profile makes sure that the context is never empty.
         """
         real_BS = batch.rows_BS != UNKNOWN
-        padded = not bool(real_BS.all())
+        padded = torch.compiler.is_exporting() or not bool(real_BS.all())
         x_BSD = items_BSD + self.actions(batch.actions_BS) + self.gaps(batch.gaps_BS)
         x_BSD = x_BSD + self.distances(self._distances(real_BS, padded=padded))
-        profile_B1D = self.profile.expand(len(batch), 1, -1)
+        profile_B1D = self.profile.expand(x_BSD.shape[0], 1, -1)
         x_BMD = self.dropout(self.norm_in(torch.cat([profile_B1D, x_BSD], dim=1)))
         mask_B11M = F.pad(real_BS, (1, 0), value=True)[:, None, None] if padded else None
         for layer in self.layers:

@@ -1,19 +1,23 @@
 """Requests in, ranked items out: the one code path behind Triton's model and the in-process port.
 
-Legend: B requests of one beam width, W beams, I items of a leaf, L levels, M answered items.
+A compiled decoding, where there is one, takes what it can; the rest is decoded eagerly.
+
+Legend: B requests of one beam width, W beams, I items of a leaf, L levels, M answered items, E
+excluded keys.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from models.decoding.beam_search import SearchResult, best_places
 from models.decoding.item_index import UNKNOWN, ItemIndex
-from models.decoding.masks import Masks
 from models.generator.batch import Batch, check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
-from models.serving.live_catalogue import LiveCatalogue
+from models.serving.compiled_decoding import CompiledDecoding
+from models.serving.live_catalogue import Catalogue, LiveCatalogue
 from models.serving.policy_directory import LoadedPolicy
 from schemas.generation import (
     BadGenerationRequest,
@@ -26,17 +30,33 @@ from schemas.impressions import HistoryFeatures
 Answer = GenerationResponse | BadGenerationRequest
 
 
+class Chosen(NamedTuple):
+    """Every request's best items, falling: rows of the index, their codes' log-probs, scores (-inf
+    is none), and what a table added to them.
+    """
+
+    rows_BM: torch.Tensor
+    logprobs_BML: torch.Tensor
+    scores_BM: torch.Tensor
+    terms_BM: torch.Tensor
+
+
 class GeneratorEngine:
     """Decodes with one policy version; every answer carries that version's stamps."""
 
     def __init__(
-        self, policy: LoadedPolicy, count_unknown: Callable[[int], None] = lambda _: None
+        self,
+        policy: LoadedPolicy,
+        count_unknown: Callable[[int], None] = lambda _: None,
+        compiled: CompiledDecoding | None = None,
     ) -> None:
         """Takes a loaded version; its weights must not change afterwards, its index is followed.
 
-        `count_unknown` is told how many items of a batch's histories the index does not hold.
+        `count_unknown` is told how many items of a batch's histories the index does not hold;
+        `compiled` holds the version's own weights.
         """
         self.policy = policy
+        self.compiled = compiled
         self.catalogue = LiveCatalogue(policy)
         self._count_unknown = count_unknown
 
@@ -77,18 +97,14 @@ class GeneratorEngine:
     def _decode(
         self, requests: Sequence[GenerationRequest], beams: int
     ) -> list[GenerationResponse]:
-        generator, manifest = self.policy.generator, self.policy.manifest
+        manifest = self.policy.manifest
         with self.catalogue.held() as now:
             batch = collate(requests, now.index, manifest.scenarios)
             read = int((batch.rows_BS != UNKNOWN).sum())
             if unknown := sum(len(one.history.item_keys) for one in requests) - read:
                 self._count_unknown(unknown)
-            decoding = generator.begin(batch, now.index, now.vectors_ND)
-            masks = now.index.masks(batch.scenario_B, excluded_keys(requests))
-            found = generator.search(decoding, now.index, masks, beams)
-            ranked = generator.rank_items(decoding, now.index, found.leaves_BW, now.vectors_ND)
-            terms_BX = self._table_terms(now.index, batch, ranked)
-            items = _best_items(found, ranked, terms_BX, masks, now.index, beams)
+            chosen = self._chosen(batch, excluded_keys(requests), now, beams)
+            items = _items(chosen, now.index)
         return [
             GenerationResponse(
                 items=of_request,
@@ -99,6 +115,28 @@ class GeneratorEngine:
             for of_request in items
         ]
 
+    def _chosen(
+        self, batch: Batch, excluded_BE: torch.Tensor, now: Catalogue, beams: int
+    ) -> Chosen:
+        """Returns the best `beams` items of every request."""
+        index = now.index
+        compiled = self.compiled
+        if compiled is not None and compiled.takes(index, beams, excluded_BE.shape[1]):
+            decoded = compiled.decode(batch, excluded_BE, index, now.vectors_ND)
+            if self.policy.neighbours is None:
+                scores_BM = decoded.scores_BM
+                none_BM = torch.zeros_like(scores_BM)
+                return Chosen(decoded.rows_BM, decoded.logprobs_BML, scores_BM, none_BM)
+            found, ranked = decoded.found, decoded.ranked
+        else:
+            generator = self.policy.generator
+            decoding = generator.begin(batch, index, now.vectors_ND)
+            masks = index.masks(batch.scenario_B, excluded_BE)
+            found = generator.search(decoding, index, masks, beams)
+            ranked = generator.rank_items(decoding, index, found.leaves_BW, now.vectors_ND)
+            ranked = ranked.among(masks.eligible(ranked.rows_BWI.flatten(1)))
+        return _best_items(found, ranked, self._table_terms(index, batch, ranked), beams)
+
     def _table_terms(self, index: ItemIndex, batch: Batch, ranked: RankedItems) -> torch.Tensor:
         """Returns what the version's table adds to the items' scores, [B, W * I]; 0 without one."""
         rows_BX = ranked.rows_BWI.flatten(1)
@@ -108,30 +146,30 @@ class GeneratorEngine:
 
 
 def _best_items(
-    found: SearchResult,
-    ranked: RankedItems,
-    terms_BX: torch.Tensor,
-    masks: Masks,
-    index: ItemIndex,
-    beams: int,
-) -> list[list[GeneratedItem]]:
-    """Returns every request's best `beams` items, falling; equal scores stand in the order of SID
-    and item key.
+    found: SearchResult, ranked: RankedItems, terms_BX: torch.Tensor, beams: int
+) -> Chosen:
+    """Returns every request's best `beams` items; equal scores stand in the order of SID and item
+    key.
     """
-    places_BX = ranked.places_BWI.flatten(1)
-    rows_BX = ranked.rows_BWI.flatten(1)
     scores_BX = (found.scores_BW.unsqueeze(2) + ranked.logprobs_BWI).flatten(1) + terms_BX
-    scores_BX = scores_BX.where(masks.eligible(rows_BX), -torch.inf)
-    best_BM = best_places(scores_BX, places_BX, beams)
+    best_BM = best_places(scores_BX, ranked.places_BWI.flatten(1), beams)
     beam_BM = best_BM // ranked.places_BWI.shape[2]
-    rows_BM = rows_BX.gather(1, best_BM)
-    each = torch.arange(len(rows_BM)).unsqueeze(1)
+    each_B1 = torch.arange(len(best_BM)).unsqueeze(1)
+    return Chosen(
+        rows_BM=ranked.rows_BWI.flatten(1).gather(1, best_BM),
+        logprobs_BML=found.logprobs_BWL[each_B1, beam_BM],
+        scores_BM=scores_BX.gather(1, best_BM),
+        terms_BM=terms_BX.gather(1, best_BM),
+    )
+
+
+def _items(chosen: Chosen, index: ItemIndex) -> list[list[GeneratedItem]]:
     columns = (
-        index.keys_N[rows_BM].tolist(),
-        index.codes_NL[rows_BM].tolist(),
-        found.logprobs_BWL[each, beam_BM].tolist(),
-        scores_BX.gather(1, best_BM).tolist(),
-        terms_BX.gather(1, best_BM).tolist(),
+        index.keys_N[chosen.rows_BM].tolist(),
+        index.codes_NL[chosen.rows_BM].tolist(),
+        chosen.logprobs_BML.tolist(),
+        chosen.scores_BM.tolist(),
+        chosen.terms_BM.tolist(),
     )
     return [
         [
