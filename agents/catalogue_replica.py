@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agents.settings import Settings
+from models.serving.compiled_decoding import CompiledDecoding, CompiledRefused, open_compiled
 from models.serving.engine import GeneratorEngine
-from models.serving.policy_directory import load_version
+from models.serving.policy_directory import LoadedPolicy, load_version
 from streams.catalog_follower import CatalogFollower
 
 CATCH_UP_S = 10.0  # 100k changes take about 2 s
@@ -26,7 +27,7 @@ class CatalogueReplica:
         """Loads and warms the version. Raises `PolicyDirectoryInvalid`."""
         policy = load_version(directory)
         self.version = policy.manifest.policy_version
-        self.engine = GeneratorEngine(policy, count_unknown)
+        self.engine = GeneratorEngine(policy, count_unknown, _compiled(directory, policy))
         self.engine.warm_up()
         self._follower: CatalogFollower | None = None
 
@@ -55,7 +56,24 @@ class CatalogueReplica:
         """Seconds since the whole of `semantic-ids` was applied; 0 where it is not followed."""
         return self._follower.lag_s if self._follower else 0.0
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a compiled decoding serves what it can."""
+        return self.engine.compiled is not None
+
     def close(self) -> None:
         """Ends the following."""
         if self._follower is not None:
             self._follower.stop()
+
+
+def _compiled(directory: Path, policy: LoadedPolicy) -> CompiledDecoding | None:
+    try:
+        return open_compiled(directory, policy)
+    except CompiledRefused as error:
+        version = policy.manifest.policy_version
+        logger.warning(
+            "compiled decoding refused: decoding eagerly",
+            extra={"policy_version": version, "cause": error.cause},
+        )
+        return None

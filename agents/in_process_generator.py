@@ -82,12 +82,14 @@ class InProcessGenerator:
         replica = CatalogueReplica(folder, metrics.UNKNOWN_ITEMS.inc)
         lag = metrics.INDEX_LAG.labels(policy_version=replica.version)
         lag.set_function(lambda: replica.lag_s)
+        metrics.COMPILED.labels(policy_version=replica.version).set(replica.is_compiled)
         replica.follow(self._settings)
         return replica
 
     def _forget(self, version: int) -> None:
         self._replicas.pop(version).close()
         metrics.INDEX_LAG.remove(str(version))
+        metrics.COMPILED.remove(str(version))
 
     async def generate(
         self, request: GenerationRequest, *, version: int, deadline_ms: int

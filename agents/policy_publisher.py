@@ -20,6 +20,7 @@ from functools import partial
 from typing import TypeVar
 
 from agents.artifact_folders import generation_folder, newest_generation, versions_folder
+from agents.decoding_compiler import DecodingCompiler
 from agents.index_growth_reader import IndexGrowthReader
 from agents.policy_announcements import PolicyAnnouncements
 from agents.policy_replica import Replica, open_replica
@@ -102,6 +103,7 @@ class PolicyPublisher:
         self.versions = versions
         self.growth = IndexGrowthReader(settings.kafka, versions.growth)
         self._settings = settings
+        self._compiler = DecodingCompiler(settings)
         self._replica = replica
         self._announcements = announcements
         self._thread = thread
@@ -177,7 +179,10 @@ class PolicyPublisher:
             )
             index = index_of(assignments, generation=parent.generation, scenarios=parent.scenarios)
             tables = self.served.neighbours  # the generation's: learning does not move them
-            write_version(self.versions.repository, manifest, candidate.weights, index, tables)
+            compiled = self._compiler.artifact(candidate.weights.config)
+            write_version(
+                self.versions.repository, manifest, candidate.weights, index, tables, compiled
+            )
             return self.versions.require(number).loaded
 
         return await self._in_thread(write)
@@ -257,7 +262,9 @@ async def _first_version(settings: Settings, versions: VersionDirectories) -> Lo
     index = index_of(assignments, generation=generation, scenarios=scenarios)
     folder = generation_folder(settings, generation)
     neighbours = neighbours_of_generation(folder)
-    write_version(versions.repository, manifest, load_generator(folder), index, neighbours)
+    weights = load_generator(folder)
+    compiled = await asyncio.to_thread(DecodingCompiler(settings).artifact, weights.config)
+    write_version(versions.repository, manifest, weights, index, neighbours, compiled)
     return versions.require(FIRST).loaded
 
 

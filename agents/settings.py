@@ -60,6 +60,8 @@ class ServingConfig:
     exploration_temperature: float = 1.0
     # Whether a generator replica keeps its item index current from Kafka; False: its snapshot only
     follow_catalog: bool = True
+    # Whether versions are published with a compiled decoding: g++ and a minute (decisions/0025)
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

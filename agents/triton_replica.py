@@ -30,10 +30,14 @@ class TritonReplica:
         self._families = [
             _family("GAUGE", metrics.INDEX_LAG_NAME, metrics.INDEX_LAG_HELP),
             _family("COUNTER", metrics.UNKNOWN_ITEMS_NAME, metrics.UNKNOWN_ITEMS_HELP),
+            _family("GAUGE", metrics.COMPILED_NAME, metrics.COMPILED_HELP),
         ]
         version = {"policy_version": directory.name}
-        self._lag, unknown = (family.Metric(labels=version) for family in self._families)
+        self._lag, unknown, self._compiled = (
+            family.Metric(labels=version) for family in self._families
+        )
         self._replica = CatalogueReplica(directory, unknown.increment)
+        self._compiled.set(float(self._replica.is_compiled))
         self._engine = self._replica.engine
         self._scenarios = self._engine.policy.manifest.scenarios
         self._levels = self._engine.policy.generator.config.levels

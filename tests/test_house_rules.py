@@ -230,6 +230,7 @@ print(len(names))
 COMPOSE_TORCH = (
     "agents.policy_trainer",
     "agents.policy_publisher",
+    "agents.decoding_compiler",
     "agents.triton_replica",
     "agents.encoder_replica",
     "agents.in_process_generator",

@@ -133,4 +133,6 @@ def best_places(scores_BX: torch.Tensor, ids_BX: torch.Tensor, count: int) -> to
     """
     bits_BX = scores_BX.abs().view(torch.int32)  # never -0.0, which is equal to 0.0
     keys_BX = bits_BX.long().mul_(1 << 32).add_(ids_BX)
-    return keys_BX.topk(min(count, keys_BX.shape[1]), dim=1, largest=False).indices
+    if not torch.compiler.is_exporting():  # whoever exports gives `count` places, and fixes a shape
+        count = min(count, keys_BX.shape[1])
+    return keys_BX.topk(count, dim=1, largest=False).indices

@@ -52,7 +52,8 @@ def root_logprobs(
     """Returns the log-probs of every first code in the index, [..., P], in node order."""
     logits_XV = F.linear(states_XD, head.weight_LVD[0], head.bias_LV[0])
     codes_P = index.levels[0].codes
-    if len(codes_P) == logits_XV.shape[-1]:  # each code begins some SID: both are the same
+    free = torch.compiler.is_exporting()  # then the catalogue's sizes are not known
+    if not free and len(codes_P) == logits_XV.shape[-1]:  # each code begins some SID: both are one
         return logits_XV.log_softmax(dim=-1)
     if semantics is ScoreSemantics.RAW:
         return logits_XV.log_softmax(dim=-1)[..., codes_P.long()]
@@ -85,6 +86,8 @@ def _logits(
     states_XD: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor, codes_XK: torch.Tensor
 ) -> torch.Tensor:
     """Returns the logits of each state's own codes: the legal rows alone where V is large."""
+    if torch.compiler.is_exporting():  # compiled, no gathered row is ever written
+        return (weight_VD[codes_XK] * states_XD.unsqueeze(-2)).sum(dim=-1) + bias_V[codes_XK]
     if len(weight_VD) <= DENSE_UP_TO * codes_XK.shape[-1]:
         return F.linear(states_XD, weight_VD, bias_V).gather(-1, codes_XK)
     flat_X = codes_XK.flatten()

@@ -82,7 +82,7 @@ class Decoding:
         """Appends codes of `level` to the sequences at `parents_BW`; returns the states behind them
         [B, W, D].
         """
-        rows_Y = _rows(parents_BW, sequences=len(self._past[0]))
+        rows_Y = _rows(parents_BW, sequences=self._past[0].shape[0])
         past = [seen_YPK.index_select(0, rows_Y) for seen_YPK in self._past]
         x_BWD = self._items.code(level, codes_BW)
         states_BWD, self._past = self._decoder(x_BWD, 1, self._contexts, self._mask_B11M, past)
@@ -108,8 +108,8 @@ class Decoding:
 
 def _rows(parents_BW: torch.Tensor, sequences: int) -> torch.Tensor:
     """Returns the parents' places among all `sequences` of the batch, int64 [B * W]."""
-    batch = len(parents_BW)
+    batch = parents_BW.shape[0]
     if batch == 1:
         return parents_BW[0]
-    starts_B = torch.arange(0, sequences, sequences // batch, device=parents_BW.device)
+    starts_B = torch.arange(batch, device=parents_BW.device) * (sequences // batch)
     return (parents_BW + starts_B.unsqueeze(1)).flatten()

@@ -78,10 +78,11 @@ class Encoder(nn.Module):
         """
         real_BS = batch.rows_BS != UNKNOWN
         # A card is not asked: that would wait for it, and it adds a mask in no time.
-        padded = real_BS.is_cuda or not bool(real_BS.all())
+        known = real_BS.is_cuda or torch.compiler.is_exporting()
+        padded = known or not bool(real_BS.all())
         x_BSD = items_BSD + self.actions(batch.actions_BS) + self.gaps(batch.gaps_BS)
         x_BSD = x_BSD + self.distances(self._distances(real_BS, padded=padded))
-        profile_B1D = self.profile.expand(len(batch), 1, -1)
+        profile_B1D = self.profile.expand(x_BSD.shape[0], 1, -1)
         x_BMD = self.dropout(self.norm_in(torch.cat([profile_B1D, x_BSD], dim=1)))
         mask_B11M = F.pad(real_BS, (1, 0), value=True)[:, None, None] if padded else None
         for layer in self.layers:

@@ -10,7 +10,7 @@ a leaf, D width.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import nn
@@ -39,6 +39,11 @@ class RankedItems(NamedTuple):
     places_BWI: torch.Tensor
     rows_BWI: torch.Tensor
     logprobs_BWI: torch.Tensor
+
+    def among(self, open_BX: torch.Tensor) -> Self:
+        """Returns the items with -inf where `open_BX` [B, W * I] is False: not to be given."""
+        open_BWI = open_BX.view_as(self.logprobs_BWI)
+        return self._replace(logprobs_BWI=self.logprobs_BWI.where(open_BWI, -torch.inf))
 
 
 class Generator(nn.Module):

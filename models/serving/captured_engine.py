@@ -99,7 +99,7 @@ class CapturedEngine(GeneratorEngine):
             masks = now.mirror.masks_from(there.scenario_B, lists_AE)
             found, ranked = self._ranked(now, there, masks, beams)
             terms_BX = torch.zeros_like(ranked.logprobs_BWI.flatten(1))
-            return best_items(found, ranked, terms_BX, masks, beams)
+            return best_items(found, ranked, terms_BX, beams)
 
         graph, chosen = graph_of(decoded)
         return Captured(graph=graph, batch=there, lists_AE=lists_AE, chosen=chosen)

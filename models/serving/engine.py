@@ -1,11 +1,12 @@
 """Requests in, ranked items out: the one code path behind Triton's model and the in-process port.
 
-It decodes where the policy's weights are (`generator.device`). On a card the host collates, lists
-exclusions and names the items; tables of neighbours are asked on the host as well. Triton's model
-leaves the weights on the CPU: serving from a card through it is not wired.
+A compiled decoding, where there is one, takes what it can; the rest is decoded eagerly, where the
+policy's weights are (`generator.device`). On a card the host collates, lists exclusions and names
+the items; tables of neighbours are asked on the host as well. Triton's model leaves the weights on
+the CPU: serving from a card through it is not wired.
 
 Legend: B requests of one beam width, W beams, I items of a leaf, L levels, M answered items, X = W
-* I.
+* I, E excluded keys.
 """
 
 import math
@@ -20,6 +21,7 @@ from models.decoding.masks import Masks
 from models.devices import moved
 from models.generator.batch import Batch, check_request, collate, excluded_keys
 from models.generator.generator import RankedItems
+from models.serving.compiled_decoding import CompiledDecoding
 from models.serving.live_catalogue import Catalogue, LiveCatalogue
 from models.serving.policy_directory import LoadedPolicy
 from schemas.generation import (
@@ -48,13 +50,18 @@ class GeneratorEngine:
     """Decodes with one policy version; every answer carries that version's stamps."""
 
     def __init__(
-        self, policy: LoadedPolicy, count_unknown: Callable[[int], None] = lambda _: None
+        self,
+        policy: LoadedPolicy,
+        count_unknown: Callable[[int], None] = lambda _: None,
+        compiled: CompiledDecoding | None = None,
     ) -> None:
         """Takes a loaded version; its weights must not change afterwards, its index is followed.
 
-        `count_unknown` is told how many items of a batch's histories the index does not hold.
+        `count_unknown` is told how many items of a batch's histories the index does not hold;
+        `compiled` holds the version's own weights.
         """
         self.policy = policy
+        self.compiled = compiled
         self.catalogue = LiveCatalogue(policy)
         self._count_unknown = count_unknown
 
@@ -116,22 +123,32 @@ class GeneratorEngine:
     def _chosen(
         self, batch: Batch, excluded_BE: torch.Tensor, now: Catalogue, beams: int
     ) -> Chosen:
-        """Decodes a batch that stands on the host."""
-        mirror = now.mirror
-        there = batch if mirror.index is now.index else moved(batch, mirror.device)
-        masks = mirror.masks(batch.scenario_B, excluded_BE)
-        found, ranked = self._ranked(now, there, masks, beams)
-        terms_BX = self._table_terms(now.index, batch, ranked)
-        return best_items(found, ranked, terms_BX, masks, beams)
+        """Returns the best `beams` items of every request; the batch stands on the host."""
+        compiled, mirror = self.compiled, now.mirror
+        if compiled is not None and compiled.takes(now.index, beams, excluded_BE.shape[1]):
+            decoded = compiled.decode(batch, excluded_BE, now.index, now.vectors_ND)
+            if self.policy.neighbours is None:
+                scores_BM = decoded.scores_BM
+                none_BM = torch.zeros_like(scores_BM)
+                return Chosen(decoded.rows_BM, decoded.logprobs_BML, scores_BM, none_BM)
+            found, ranked = decoded.found, decoded.ranked
+        else:
+            there = batch if mirror.index is now.index else moved(batch, mirror.device)
+            masks = mirror.masks(batch.scenario_B, excluded_BE)
+            found, ranked = self._ranked(now, there, masks, beams)
+        return best_items(found, ranked, self._table_terms(now.index, batch, ranked), beams)
 
     def _ranked(
         self, now: Catalogue, there: Batch, masks: Masks, beams: int
     ) -> tuple[SearchResult, RankedItems]:
-        """Returns finished beams and their items; all tensors stand where the weights are."""
+        """Returns finished beams and their eligible items; all tensors stand where the weights
+        are.
+        """
         generator, index = self.policy.generator, now.mirror.index
         decoding = generator.begin(there, index, now.vectors_ND)
         found = generator.search(decoding, index, masks, beams)
-        return found, generator.rank_items(decoding, index, found.leaves_BW, now.vectors_ND)
+        ranked = generator.rank_items(decoding, index, found.leaves_BW, now.vectors_ND)
+        return found, ranked.among(masks.eligible(ranked.rows_BWI.flatten(1)))
 
     def _table_terms(self, index: ItemIndex, batch: Batch, ranked: RankedItems) -> torch.Tensor:
         """Returns what the version's table adds to the items' scores, [B, X]; 0 without one."""
@@ -143,23 +160,20 @@ class GeneratorEngine:
 
 
 def best_items(
-    found: SearchResult, ranked: RankedItems, terms_BX: torch.Tensor, masks: Masks, beams: int
+    found: SearchResult, ranked: RankedItems, terms_BX: torch.Tensor, beams: int
 ) -> Chosen:
-    """Returns every request's best `beams` items, falling; equal scores stand in the order of SID
-    and item key.
+    """Returns every request's best `beams` items; equal scores stand in the order of SID and item
+    key.
     """
-    places_BX = ranked.places_BWI.flatten(1)
-    rows_BX = ranked.rows_BWI.flatten(1)
     scores_BX = (found.scores_BW.unsqueeze(2) + ranked.logprobs_BWI).flatten(1) + terms_BX
-    scores_BX = scores_BX.where(masks.eligible(rows_BX), -torch.inf)
-    best_BM = best_places(scores_BX, places_BX, beams)
+    best_BM = best_places(scores_BX, ranked.places_BWI.flatten(1), beams)
     beam_BM = best_BM // ranked.places_BWI.shape[2]
-    each = torch.arange(len(beam_BM), device=beam_BM.device).unsqueeze(1)
+    each_B1 = torch.arange(len(best_BM), device=best_BM.device).unsqueeze(1)
     return Chosen(
-        rows_BX.gather(1, best_BM),
-        found.logprobs_BWL[each, beam_BM],
-        scores_BX.gather(1, best_BM),
-        terms_BX.gather(1, best_BM),
+        rows_BM=ranked.rows_BWI.flatten(1).gather(1, best_BM),
+        logprobs_BML=found.logprobs_BWL[each_B1, beam_BM],
+        scores_BM=scores_BX.gather(1, best_BM),
+        terms_BM=terms_BX.gather(1, best_BM),
     )
 
 

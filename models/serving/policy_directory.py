@@ -1,11 +1,12 @@
 """One policy version = one immutable directory: `model_repository/generator/<policy_version>/`.
 
 It appears by one atomic rename and never changes: model.py (one import line), manifest.json,
-weights.safetensors, generator.json, index.safetensors, and neighbours.safetensors where its
-generation re-ranks. The manifest holds each file's sha256, and a version that does not match it is
-not loaded.
+weights.safetensors, generator.json, index.safetensors, neighbours.safetensors where its generation
+re-ranks, decoding.pt2 where decoding is compiled. The manifest holds each file's sha256, and a
+version that does not match it is not loaded (without its compiled decoding, it decodes eagerly).
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from models.decoding.item_index import ItemIndex
 from models.decoding.neighbours import Neighbours
 from models.generator.files import CONFIG_NAME, load_generator, save_generator
 from models.generator.generator import Generator
+from models.serving.compiled_record import FILE_NAME as COMPILED_NAME
+from models.serving.compiled_record import CompiledArtifact, CompiledRecord
 from models.serving.index_file import FILE_NAME as INDEX_NAME
 from models.serving.index_file import load_index, save_index
 from models.serving.neighbours_file import FILE_NAME as NEIGHBOURS_NAME
@@ -54,6 +57,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     weight_change_norm: float = 0.0
     files: dict[str, str] = {}
     torch_version: str = ""
+    compiled: CompiledRecord | None = None
 
 
 class PolicyDirectoryInvalid(OxygenRecError):
@@ -85,6 +89,7 @@ def write_version(
     generator: Generator,
     index: ItemIndex,
     neighbours: Neighbours | None = None,
+    compiled: CompiledArtifact | None = None,
 ) -> Path:
     """Writes `repository/<policy_version>` by one atomic rename; returns it.
 
@@ -100,8 +105,14 @@ def write_version(
             hashes = {name: sha256_of(draft / name) for name in FILES}
             if neighbours is not None:
                 hashes[NEIGHBOURS_NAME] = save_neighbours(draft, neighbours).sha256
+            if compiled is not None:
+                shutil.copyfile(compiled.path, draft / COMPILED_NAME)
+                hashes[COMPILED_NAME] = sha256_of(draft / COMPILED_NAME)
             manifest = msgspec.structs.replace(
-                manifest, files=hashes, torch_version=str(torch.__version__)
+                manifest,
+                files=hashes,
+                torch_version=str(torch.__version__),
+                compiled=None if compiled is None else compiled.record,
             )
             text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
             (draft / MANIFEST_NAME).write_bytes(text + b"\n")

@@ -13,6 +13,7 @@ DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_te
 UNITS = ("_seconds", "_total", "_bytes", "_ratio", "_records")
 COUNTS_AND_NUMBERS = {
     "oxygenrec_chat_in_flight",
+    "oxygenrec_compiled_decoding",
     "oxygenrec_open_windows",
     "oxygenrec_served_policy_version",
     "oxygenrec_published_policy_version",
