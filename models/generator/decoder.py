@@ -66,7 +66,7 @@ class Decoding:
     ) -> None:
         self._decoder = decoder
         self._items = items
-        self._contexts = contexts
+        self.contexts = contexts
         self._mask_B11M = mask_B11M
         tokens = prefix_BPD.shape[1]
         unread = [None] * len(contexts)
@@ -85,7 +85,7 @@ class Decoding:
         rows_Y = _rows(parents_BW, sequences=self._past[0].shape[0])
         past = [seen_YPK.index_select(0, rows_Y) for seen_YPK in self._past]
         x_BWD = self._items.code(level, codes_BW)
-        states_BWD, self._past = self._decoder(x_BWD, 1, self._contexts, self._mask_B11M, past)
+        states_BWD, self._past = self._decoder(x_BWD, 1, self.contexts, self._mask_B11M, past)
         last_BWD: torch.Tensor = states_BWD.float()
         return last_BWD
 
@@ -101,7 +101,7 @@ class Decoding:
         given = [self._items.code(level, sids_BQL[..., level]) for level in range(levels - 1)]
         past = [seen_BPK.repeat_interleave(count, dim=0) for seen_BPK in self._past]
         x_BXD = torch.stack(given, dim=2).flatten(1, 2)
-        states_BXD, _ = self._decoder(x_BXD, levels - 1, self._contexts, self._mask_B11M, past)
+        states_BXD, _ = self._decoder(x_BXD, levels - 1, self.contexts, self._mask_B11M, past)
         later_BQXD = states_BXD.float().view(batch, count, levels - 1, -1)
         return torch.cat([first_BQ1D, later_BQXD], dim=2)
 

@@ -68,13 +68,20 @@ class CompiledDecoding:
         self, batch: Batch, excluded_BE: torch.Tensor, index: ItemIndex, vectors_ND: torch.Tensor
     ) -> Decoded:
         """Returns beams and items; `excluded_BE` are item keys as `ItemIndex.masks` takes them."""
+        return Decoded(*self.outputs(batch, excluded_BE, index, vectors_ND))
+
+    def outputs(
+        self, batch: Batch, excluded_BE: torch.Tensor, index: ItemIndex, vectors_ND: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Returns what the program returns."""
         if index is not self._index:
             self._index = index
             self._tensors = IndexTensors.of(index, vectors_ND).flat()
         batch = _padded(batch, self._history)
         request = [getattr(batch, field.name) for field in fields(Batch)]
         excluded = _excluded_rows(index, excluded_BE)
-        return Decoded(*self._loader.boxed_run([*request, excluded, *self._tensors]))
+        found: list[torch.Tensor] = self._loader.boxed_run([*request, excluded, *self._tensors])
+        return found
 
 
 def open_compiled(directory: Path, policy: LoadedPolicy) -> CompiledDecoding | None:
@@ -85,6 +92,8 @@ def open_compiled(directory: Path, policy: LoadedPolicy) -> CompiledDecoding | N
     path, record = directory / FILE_NAME, policy.manifest.compiled
     if record is None:
         return None
+    if (device := policy.generator.head_weight_LVD.device.type) != "cpu":
+        raise CompiledRefused(path=path, cause=f"compiled for cpu, found weights on {device}")
     here = CompiledRecord.here(policy.generator.config, record.beams)
     if difference := record.difference(here):
         raise CompiledRefused(path=path, cause=difference)

@@ -22,6 +22,7 @@ from models.decoding.item_index import UNKNOWN, ItemIndex
 from models.decoding.levels import Children
 from models.decoding.masks import Masks
 from models.generator.batch import Batch
+from models.generator.decoder import Decoding
 from models.generator.generator import Generator, RankedItems
 
 
@@ -205,15 +206,23 @@ class DecodingProgram(nn.Module):
         """Takes the fields of a `Batch`, its excluded rows, the fields of `IndexTensors`; returns
         those of `Decoded`: plain containers are all that can be exported.
         """
+        return tuple(self.decode(self.batch_of(request), excluded_BE, IndexTensors(*index)))
+
+    def batch_of(self, request: Sequence[torch.Tensor]) -> Batch:
+        """Returns the batch of these fields."""
         names = [field.name for field in fields(Batch)]
-        batch = Batch(**dict(zip(names, request, strict=True)))
-        return tuple(self.decode(batch, excluded_BE, IndexTensors(*index)))
+        return Batch(**dict(zip(names, request, strict=True)))
+
+    def begin(self, batch: Batch, tensors: IndexTensors) -> Decoding:
+        """Encodes the batch and reads the prefix."""
+        catalogue = cast(ItemIndex, TensorIndex(tensors))  # all that is read of it
+        return self.generator.begin(batch, catalogue, tensors.vectors_ND)
 
     def decode(self, batch: Batch, excluded_BE: torch.Tensor, tensors: IndexTensors) -> Decoded:
         """Returns the finished beams and their items."""
-        catalogue = cast(ItemIndex, TensorIndex(tensors))  # all that is read of it here
+        decoding = self.begin(batch, tensors)
+        catalogue = cast(ItemIndex, TensorIndex(tensors))
         vectors_ND, generator = tensors.vectors_ND, self.generator
-        decoding = generator.begin(batch, catalogue, vectors_ND)
         masks = self.masks(tensors, batch.scenario_B, excluded_BE)
         found = generator.search(decoding, catalogue, cast(Masks, masks), self.beams)
         ranked = generator.rank_items(decoding, catalogue, found.leaves_BW, vectors_ND)

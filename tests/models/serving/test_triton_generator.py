@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ import tritonclient.grpc.aio as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from models.generator.batch import collate
+from models.serving.compiled_record import CompiledArtifact
 from models.serving.engine import GeneratorEngine
-from models.serving.policy_directory import LoadedPolicy, write_version
+from models.serving.policy_directory import LoadedPolicy, published_versions, write_version
 from models.serving.triton_config import write_config
 from schemas.generation import GenerationRequest, GenerationResponse
 from streams.local.triton import LocalTriton
 from streams.triton_tensors import infer_inputs, request_arrays, response_of
 from tests.models.generator.small_policy import CONTENT_DIM, SCENARIOS, request, small_policy
+from tests.models.serving.compiled import BEAMS, policy_of
 
 pytestmark = pytest.mark.integration
 
@@ -144,3 +147,27 @@ async def test_a_new_version_takes_over_under_load_without_a_failed_request(
             batch, torch.tensor([[item.sid for item in last]]), second.index
         )[0]
     assert float((again - torch.tensor([item.logprobs for item in last])).abs().max()) <= 1e-3
+
+
+async def test_a_compiled_version_answers_as_the_engine_in_process_and_says_what_it_is(
+    triton: LocalTriton,
+    client: triton_grpc.InferenceServerClient,
+    model_repository: Path,
+    small_artifact: CompiledArtifact,
+) -> None:
+    policy = policy_of(version=7, seed=7)
+    folder = model_repository / MODEL
+    args = (policy.manifest, policy.generator, policy.index)
+    write_version(folder, *args, compiled=small_artifact)
+    write_config(folder, published_versions(folder), content_dim=CONTENT_DIM, levels=3)
+    await client.load_model(MODEL, client_timeout=LOAD_TIMEOUT_S)
+    asked = request(policy.index, 12, seed=4, beams=BEAMS)
+    here = GeneratorEngine(policy).generate([asked])[0]
+    assert isinstance(here, GenerationResponse)
+    there = await ask(client, asked, "7")
+    assert [item.item_key for item in there.items] == [item.item_key for item in here.items]
+    np.testing.assert_allclose(
+        [item.logprobs for item in there.items], [item.logprobs for item in here.items], atol=1e-5
+    )
+    told = await asyncio.to_thread(lambda: httpx.get(triton.metrics_url).text)
+    assert 'oxygenrec_compiled_decoding{policy_version="7"} 1' in told
