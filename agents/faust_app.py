@@ -64,7 +64,7 @@ def build_app(kafka: KafkaConfig, data_directory: Path) -> faust.App:
         broker_check_crcs=kafka.check_crcs,
         broker_session_timeout=10.0,  # a killed worker's partitions move after this long
         broker_heartbeat_interval=3.0,
-        broker_commit_interval=0.5,
+        broker_commit_interval=0.2,
         stream_wait_empty=True,  # a rebalance waits until the events in hand are acknowledged
         stream_recovery_delay=0.0,  # Faust's default waits 3 s after each rebalance
         consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,

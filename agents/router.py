@@ -45,7 +45,7 @@ from streams.redis_history import HistoryWriter
 
 NAME = "router"
 GROUP = "oxygenrec-router"
-POLL_S = 0.1  # a part-filled batch waits this long: it bounds the delay of a quiet stream
+POLL_S = 0.05  # a part-filled batch waits this long: it bounds the delay of a quiet stream
 REDIS_RETRY_S = 0.5
 END_TIMEOUT_S = 1.0
 BATCHES_IN_HAND = 3  # one in Redis, one whose acknowledgements are under way, one that waits

@@ -136,8 +136,8 @@ class OfflineConfig:
     steps: int = 240
     # builtin; minilm (`make setup-minilm`) or a folder of its shape: these run in Triton
     encoder: str = "builtin"
-    # What semantic IDs are made of: an item's text, or fused with what it was chosen with
-    features: Literal["text", "fused"] = "text"
+    # What semantic IDs are made of: text fused with what was chosen together, or text alone
+    features: Literal["text", "fused"] = "fused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import torch
@@ -18,7 +17,13 @@ from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
 from models.semantic_ids.sid_assigner import SidAssigner
 from models.serving.policy_directory import LoadedPolicy, Manifest
 from models.training.checkpoint import Checkpointing
-from models.training.fit import FitConfig, FitProgress, GenerationManifest, Log, fit_generation
+from models.training.fit import (
+    FitConfig,
+    FitProgress,
+    GenerationManifest,
+    Log,
+    fit_generation,
+)
 from models.training.folder import FolderData
 from models.training.neighbour_table import neighbours_of
 from models.training.training_loop import TrainingConfig
@@ -26,7 +31,6 @@ from schemas.catalog import item_key_of
 
 SCENARIO = "home"
 CODES = 256
-Features = Literal["text", "fused"]
 REDUCED = FitConfig(
     codebooks=ResidualKMeansConfig(codes=CODES), training=TrainingConfig(steps=1_800)
 )

@@ -1,7 +1,7 @@
 """One TOML file an experiment: the fields of `FitConfig`, its parts as tables.
 
 preset = "tiny"
-features = "fused"       # semantic IDs from behaviour too; text, the default: from text alone
+features = "fused"       # semantic IDs from text and behaviour (the default); text: from text alone
 [sizes]                  # what differs from the preset, by the names of `GeneratorConfig`
 retrieved = 10
 [neighbours]             # weight 0, the default: no table re-ranks

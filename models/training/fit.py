@@ -48,6 +48,7 @@ from schemas.users import UserProfile
 
 MANIFEST_NAME = "manifest.json"
 MAX_QUERIES = 1_000  # the SVD's time grows with the texts, and rare words are mostly misspelt ones
+Features = Literal["text", "fused"]
 STAGES = ("text encoder", "semantic IDs", "training rows", "instruction texts", "generator")
 
 
@@ -69,12 +70,13 @@ class FitConfig:
     (fitted on the log), minilm, or the folder of an encoder of its shape, which serving then needs
     Triton for. `neighbours.weight` above 0: items that the log's users chose near one another
     re-rank (the table is part of the generation). `features`: what is quantised, the item's text
-    alone or fused with what it was chosen with (`models/semantic_ids/item_features.py`).
+    alone or fused with what it was chosen with (`models/semantic_ids/item_features.py`; where
+    nobody chose two items it is the text).
     """
 
     preset: str = "tiny"
     encoder: str = BUILTIN
-    features: Literal["text", "fused"] = "text"
+    features: Features = "fused"
     sizes: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0
     max_rows: int = 15_000
@@ -124,7 +126,7 @@ class GenerationManifest(Struct, frozen=True, kw_only=True):
     created_ms: int
     scenarios: list[str]
     encoder: EncoderRecord
-    features: str = "text"
+    features: Features = "text"  # what generations were made of before it was said
     dim: int
     preset: str
     seed: int
@@ -205,7 +207,10 @@ class _Fit:
         log, config = self._log, self._config
         kind, encoder = self._encoder()
         encoder.save(folder if kind == BUILTIN else folder / ENCODER_FOLDER)
-        index = self._index(encoder, folder)
+        embeddings = encoder.encode([item_text(item) for item in log.items])
+        assigner = self._assigner(encoder, embeddings)
+        assigner.save(folder)
+        index = self._index(assigner, embeddings)
         examples = self._examples(reasoner or LocalReasoner())
         tensors = ExampleTensors.build(
             examples.rows, self._encoded(encoder, examples.texts), index, log.scenarios
@@ -218,7 +223,7 @@ class _Fit:
             created_ms=created_ms,
             scenarios=list(log.scenarios),
             encoder=EncoderRecord(kind=kind, encoder_id=encoder.encoder_id),
-            features=config.features,
+            features="text" if assigner.features is None else "fused",
             dim=encoder.dim,
             preset=config.preset,
             seed=config.training.seed,
@@ -255,12 +260,8 @@ class _Fit:
             encoder, texts, lambda done, total: self._tell("instruction texts", done, total)
         )
 
-    def _index(self, encoder: TextEncoder, folder: Path) -> ItemIndex:
-        self._tell("semantic IDs", 0, 1)
+    def _index(self, assigner: SidAssigner, embeddings: npt.NDArray[np.float32]) -> ItemIndex:
         items, scenarios = self._log.items, self._log.scenarios
-        embeddings = encoder.encode([item_text(item) for item in items])
-        assigner = self._assigner(encoder, embeddings)
-        assigner.save(folder)
         keys = [item_key_of(item.item_id) for item in items]
         shown = [[i.scenarios is None or s in i.scenarios for i in items] for s in scenarios]
         index = ItemIndex.build(
@@ -276,10 +277,13 @@ class _Fit:
 
     def _assigner(self, encoder: TextEncoder, embeddings: npt.NDArray[np.float32]) -> SidAssigner:
         log, config = self._log, self._config
-        if config.features == "text":
-            return SidAssigner(codebooks=fit_codebooks(embeddings, config.codebooks))
+        self._tell("semantic IDs", 0, 1)
         aligned = config.codebooks, config.alignment
-        return fused_assigner(log.items, log.actions, encoder, embeddings, *aligned)
+        if config.features == "fused":
+            fused = fused_assigner(log.items, log.actions, encoder, embeddings, *aligned)
+            if fused is not None:
+                return fused
+        return SidAssigner(codebooks=fit_codebooks(embeddings, config.codebooks))
 
     def _examples(self, reasoner: LocalReasoner) -> Examples:
         self._tell("training rows", 0, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from models.semantic_ids.alignment import AlignmentConfig
+from models.semantic_ids.alignment import AlignmentConfig, NothingToAlign
 from models.semantic_ids.cooccurrence import Behaviour, count_pairs, count_queries
 from models.semantic_ids.encoders import TextEncoder
 from models.semantic_ids.fit import SemanticIdsConfig, fit_features
@@ -30,14 +30,18 @@ def fused_assigner(
     texts: npt.NDArray[np.float32],
     codebooks: ResidualKMeansConfig,
     alignment: AlignmentConfig,
-) -> SidAssigner:
+) -> SidAssigner | None:
     """Returns what assigns `items`, whose texts are encoded as `texts` [n, T], and later ones.
 
-    Raises `NothingToAlign` where nobody chose two items, or one after a search.
+    None where nobody chose two items near one another, or one after a search: there is nothing to
+    align texts with.
     """
     config = SemanticIdsConfig(codebooks=codebooks, alignment=alignment)
     behaviour = behaviour_of_log(items, actions, config.cooccurrence.window)
-    features, rows = fit_features(texts, None, behaviour, encoder, config, lambda *_: None)
+    try:
+        features, rows = fit_features(texts, None, behaviour, encoder, config, lambda *_: None)
+    except NothingToAlign:
+        return None
     fitted = fit_codebooks(rows, codebooks)
     keys = np.array([item_key_of(item.item_id) for item in items])
     return SidAssigner.of_fit(fitted, features, keys, fitted.assign(rows))

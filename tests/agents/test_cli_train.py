@@ -30,6 +30,9 @@ retrieved = 2
 recent = 2
 [codebooks]
 codes = 8
+[alignment]
+hidden = 8
+steps = 5
 [examples]
 recent = 8
 [neighbours]

@@ -56,6 +56,7 @@ WINDOWS = ServedWindows(
     high_value_of=lambda actions: [a for a in actions if a.action in HIGH_VALUE],
 )
 CONFIG = FitConfig(
+    features="text",
     codebooks=ResidualKMeansConfig(codes=8),
     training=TrainingConfig(steps=4, batch=32, warmup_steps=1),
 )

@@ -10,10 +10,11 @@ from models.reasoning.text_encoder import CharacterEncoder
 from models.semantic_ids.alignment import AlignmentConfig
 from models.semantic_ids.assignment import Codebooks
 from models.semantic_ids.sid_assigner import SidAssigner
+from models.training.fit import fit_generation
 from models.training.item_sids import SEARCH_MS, behaviour_of_log
 from schemas.actions import ActionType, UserAction
 from schemas.catalog import ItemUpsert, item_key_of
-from tests.models.training.test_fit import CONFIG, ITEMS, fit, one_thread
+from tests.models.training.test_fit import CONFIG, ITEMS, fit, log, one_thread
 
 __all__ = ["one_thread"]  # small tensors here too
 
@@ -78,3 +79,11 @@ def test_a_generation_of_fused_features_gives_its_items_the_sids_it_was_trained_
     found = assigner.assign([item_key_of("umbrella-9")], later)
     wanted = Codebooks.load(folder).assign(assigner.features.features(later))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_where_nobody_chose_two_items_the_text_alone_is_quantised(tmp_path: Path) -> None:
+    config = replace(CONFIG, features="fused")
+    lone = replace(log([]), actions=[act("ann", ActionType.CLICK, 10, ITEMS[0].item_id)])
+    manifest = fit_generation(lone, home=tmp_path, generation=1, created_ms=0, config=config)
+    assert manifest.features == "text"
+    assert SidAssigner.load(tmp_path / "generations" / "1").features is None
