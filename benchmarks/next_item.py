@@ -32,7 +32,6 @@ from benchmarks.next_item_generation import (
     REDUCED,
     SCENARIO,
     TRAINED_OUT,
-    Features,
     fitted_generation,
     policy_of,
 )
@@ -42,7 +41,7 @@ from models.features import build_history
 from models.reasoning.text_encoder import CharacterEncoder
 from models.serving.engine import GeneratorEngine
 from models.serving.policy_directory import LoadedPolicy
-from models.training.fit import FitConfig
+from models.training.fit import Features, FitConfig
 from models.training.folder import FolderData, read_folder
 from models.training.instructions import behaviour_of
 from models.vectors import pack
