@@ -70,15 +70,15 @@ def event_of(record: ActionRecord) -> str:
     return f"{record.user_id}\n{record.event_id}"
 
 
-class RememberedEvents:
-    """The newest event ids of a partition. It saves work and counts; no guarantee rests on it."""
+class RememberedEvents(dict[str, None]):
+    """The newest event ids of a partition. It saves work and counts; no guarantee rests on it.
+
+    A dictionary, so that asking it for each action costs no call.
+    """
 
     def __init__(self, length: int) -> None:
+        super().__init__()
         self._length = length
-        self._events: dict[str, None] = {}
-
-    def __contains__(self, event: str) -> bool:
-        return event in self._events
 
     def add(self, events: Iterable[str]) -> None:
         """Remembers events and forgets the oldest beyond the length.
@@ -86,11 +86,10 @@ class RememberedEvents:
         In one walk: a dict looks for its first entry behind all that were deleted before it, and
         a walk for each forgotten event took 88 us of a million remembered, against 2.
         """
-        for event in events:
-            self._events[event] = None
-        beyond = max(0, len(self._events) - self._length)
-        for event in list(islice(self._events, beyond)):
-            del self._events[event]
+        self.update(dict.fromkeys(events))
+        beyond = max(0, len(self) - self._length)
+        for event in list(islice(self, beyond)):
+            del self[event]
 
 
 class Routing:

@@ -131,8 +131,10 @@ class HistoryWriter:
         """Returns what each bucket is given, by its tag; a user's records keep their order."""
         declared = len(self._buckets.tags) > 1
         parts: dict[str, _BucketsPart] = {}
+        tag = self._buckets.tags[0]
         for place, record in enumerate(records):
-            tag = self._buckets.tag(record.user_id)
+            if declared:
+                tag = self._buckets.tag(record.user_id)
             part = parts.get(tag)
             if part is None:
                 part = parts[tag] = _BucketsPart({tag + EPOCH_KEY: None})
