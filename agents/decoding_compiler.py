@@ -9,12 +9,14 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agents.low_priority import lower_process
 from agents.settings import Settings
 from models.generator.config import GeneratorConfig
 from models.serving.compiled_record import FILE_NAME, CompiledArtifact, CompiledRecord
@@ -31,7 +33,13 @@ class DecodingCompiler:
         self._wanted = settings.serving.compiled
         self._beams = settings.serving.beams
         self._folder = Path(settings.paths.home) / "compiled"
-        self._failed: set[str] = set()  # not tried again by this process
+        self._failed: set[str] = set()  # not tried again
+        self._running: subprocess.Popen[str] | None = None
+
+    def close(self) -> None:
+        """Ends a compilation that is under way; its caller goes on without."""
+        if (child := self._running) is not None:
+            _kill(child)
 
     def artifact(self, config: GeneratorConfig) -> CompiledArtifact | None:
         """Returns the artefact, compiled if need be (a minute, blocking), or None."""
@@ -53,32 +61,48 @@ class DecodingCompiler:
             cause = f"no C++ compiler: found no {compiler}"
         else:
             logger.info("compiling decoding", extra={"folder": str(path.parent)})
-            cause = _compile(config, self._beams, path)
+            cause = self._compile(config, path)
         if cause is not None:
             self._failed.add(key)
             logger.warning("decoding is not compiled: versions decode eagerly: %s", cause)
         return cause is None
 
+    def _compile(self, config: GeneratorConfig, path: Path) -> str | None:
+        """Compiles into `path`, which appears whole; returns why it could not, or None."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".draft-", dir=path.parent) as draft:
+            made = Path(draft) / FILE_NAME
+            command = [sys.executable, "-m", "models.serving.compile_decoding"]
+            command += [json.dumps(config.to_json()), str(self._beams), str(made)]
+            try:
+                self._run(command, {**os.environ, "TORCHINDUCTOR_CACHE_DIR": draft})
+            except (OSError, subprocess.SubprocessError) as error:
+                lines = str(getattr(error, "stderr", None) or error).strip().splitlines()
+                return lines[-1]
+            made.replace(path)
+        return None
 
-def _compile(config: GeneratorConfig, beams: int, path: Path) -> str | None:
-    """Compiles into `path`, which appears whole; returns why it could not, or None."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".draft-", dir=path.parent) as draft:
-        made = Path(draft) / FILE_NAME
-        command = [sys.executable, "-m", "models.serving.compile_decoding"]
-        command += [json.dumps(config.to_json()), str(beams), str(made)]
-        try:
-            subprocess.run(
-                command,
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=LIMIT_S,
-                preexec_fn=lower_process,
-                env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": draft},
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            lines = str(getattr(error, "stderr", None) or error).strip().splitlines()
-            return lines[-1]
-        made.replace(path)
-    return None
+    def _run(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Runs a command and all that it starts, in a group of processes that ends with it."""
+        with subprocess.Popen(
+            ["nice", "-n", "10", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            process_group=0,
+        ) as child:
+            self._running = child
+            try:
+                _, said = child.communicate(timeout=LIMIT_S)
+            finally:
+                self._running = None
+                _kill(child)
+        if child.returncode:
+            raise subprocess.CalledProcessError(child.returncode, command, stderr=said)
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # its compilers too

@@ -37,7 +37,8 @@ class DirectConsumer(Consumer):
     """Hands a record over in the task that fetched it.
 
     Faust 0.15 starts four tasks a record, so as to drop a delivery that still waits when partitions
-    move. While records flow a delivery waits for nothing: its queue takes more than it asks for.
+    move. While records flow a delivery waits for a full queue at most, which the agent empties; a
+    revocation clears it, and a stop cancels this task.
     """
 
     async def wait_first(self, *coros: Any, timeout: Any = None) -> WaitResults:  # noqa: ASYNC109  mode's signature

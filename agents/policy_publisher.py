@@ -97,13 +97,14 @@ class PolicyPublisher:
         versions: VersionDirectories,
         replica: Replica,
         announcements: PolicyAnnouncements,
+        compiler: DecodingCompiler,
         thread: Executor,
     ) -> None:
         """Takes open clients; tensors are only touched on `thread`."""
         self.versions = versions
         self.growth = IndexGrowthReader(settings.kafka, versions.growth)
         self._settings = settings
-        self._compiler = DecodingCompiler(settings)
+        self._compiler = compiler
         self._replica = replica
         self._announcements = announcements
         self._thread = thread
@@ -226,8 +227,14 @@ def publish_first(settings: Settings) -> None:
     asyncio.run(ensure_published(settings))
 
 
-async def ensure_published(settings: Settings) -> PolicyPublished:
-    """Returns what is announced, after publishing version 1 where nothing is (`publish_first`)."""
+async def ensure_published(
+    settings: Settings, compiler: DecodingCompiler | None = None
+) -> PolicyPublished:
+    """Returns what is announced, after publishing version 1 where nothing is (`publish_first`).
+
+    `compiler`: the process' one, if it has one.
+    """
+    compiler = compiler or DecodingCompiler(settings)
     async with AsyncExitStack() as stack:
         producer = RecordProducer(settings.kafka, "oxygenrec-first-version")
         stack.push_async_callback(asyncio.to_thread, producer.close)
@@ -235,7 +242,7 @@ async def ensure_published(settings: Settings) -> PolicyPublished:
         if (announced := await announcements.newest()) is not None:
             return announced
         versions = VersionDirectories(versions_folder(settings))
-        loaded = await _first_version(settings, versions)
+        loaded = await _first_version(settings, versions, compiler)
         name_versions(versions, [FIRST], loaded.generator)
         replica = await stack.enter_async_context(open_replica(settings))
         await replica.load(FIRST)
@@ -246,7 +253,9 @@ async def ensure_published(settings: Settings) -> PolicyPublished:
         return await announcements.announce(announcement(loaded.manifest))
 
 
-async def _first_version(settings: Settings, versions: VersionDirectories) -> LoadedPolicy:
+async def _first_version(
+    settings: Settings, versions: VersionDirectories, compiler: DecodingCompiler
+) -> LoadedPolicy:
     if (existing := await asyncio.to_thread(versions, FIRST)) is not None:
         return existing.loaded  # written by one that fell before it could announce
     generation = newest_generation(settings)
@@ -263,14 +272,17 @@ async def _first_version(settings: Settings, versions: VersionDirectories) -> Lo
     folder = generation_folder(settings, generation)
     neighbours = neighbours_of_generation(folder)
     weights = load_generator(folder)
-    compiled = await asyncio.to_thread(DecodingCompiler(settings).artifact, weights.config)
+    compiled = await asyncio.to_thread(compiler.artifact, weights.config)
     write_version(versions.repository, manifest, weights, index, neighbours, compiled)
     return versions.require(FIRST).loaded
 
 
 @asynccontextmanager
 async def open_publisher(
-    settings: Settings, producer: RecordProducer, thread: Executor
+    settings: Settings,
+    producer: RecordProducer,
+    thread: Executor,
+    compiler: DecodingCompiler | None = None,
 ) -> AsyncIterator[PolicyPublisher]:
     """Opens a publisher with its own connection to the replica."""
     async with open_replica(settings) as replica:
@@ -279,6 +291,7 @@ async def open_publisher(
             versions=VersionDirectories(versions_folder(settings)),
             replica=replica,
             announcements=PolicyAnnouncements(settings.kafka, producer),
+            compiler=compiler or DecodingCompiler(settings),
             thread=thread,
         )
 

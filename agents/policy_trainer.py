@@ -19,6 +19,7 @@ import torch
 from aiokafka.errors import KafkaError
 
 from agents.artifact_folders import checkpoint_folder, generation_folder
+from agents.decoding_compiler import DecodingCompiler
 from agents.low_priority import lower_process
 from agents.policy_publisher import (
     Candidate,
@@ -56,10 +57,14 @@ async def run(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         thread = ThreadPoolExecutor(1, WORKER)
         stack.callback(thread.shutdown)  # what is under way is finished: under a second
+        compiler = DecodingCompiler(settings)
+        stack.callback(compiler.close)  # but for a compilation, which is ended before
         producer = RecordProducer(settings.kafka, f"oxygenrec-{WORKER}")
         stack.push_async_callback(asyncio.to_thread, producer.close)
-        publisher = await stack.enter_async_context(open_publisher(settings, producer, thread))
-        await ensure_published(settings)
+        publisher = await stack.enter_async_context(
+            open_publisher(settings, producer, thread, compiler)
+        )
+        await ensure_published(settings, compiler)
         await publisher.begin()
         letters = DeadLetters(producer, WORKER, lambda: time.time_ns() // 1_000_000)
         worker = PolicyTrainerWorker(settings, publisher, letters, thread)

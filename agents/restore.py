@@ -34,7 +34,7 @@ from schemas import topics
 from schemas.actions import ActionRecord, UserAction, UserErased
 from schemas.catalog import ItemRow, SidAssignment, item_key_of
 from schemas.codec import RECORDS, Decoder
-from schemas.dead_letters import reject_action
+from schemas.dead_letters import reject_action, reject_erasure
 from schemas.errors import InvalidRecord, OxygenRecError
 from schemas.instructions import ReasoningInstruction
 from schemas.topics import topic_table
@@ -210,10 +210,14 @@ class Restore:
             if action is None or partition_of(action.user_id.encode(), partitions) != partition:
                 continue  # a dead letter; or misrouted, and there is a copy in its own partition
             event = event_of(action)
-            if isinstance(action, UserAction) and (
-                event in seen
-                or reject_action(action, now_ms=record.timestamp_ms, scenarios=scenarios)
-            ):
+            if isinstance(action, UserErased):
+                refused = reject_erasure(action) is not None
+            else:
+                at_ms = record.timestamp_ms
+                refused = event in seen or bool(
+                    reject_action(action, now_ms=at_ms, scenarios=scenarios)
+                )
+            if refused:
                 continue
             seen.add([event])
             admitted.append(action)

@@ -14,7 +14,7 @@ from agents.settings import RouterConfig
 from schemas import topics
 from schemas.actions import ActionRecord, UserAction, UserErased
 from schemas.codec import RECORDS, Decoder
-from schemas.dead_letters import Rejection, reject_action
+from schemas.dead_letters import Rejection, reject_action, reject_erasure
 from schemas.errors import InvalidRecord
 from streams.cloud_events import Headers, contradicts
 from streams.dead_letters import Source, rejection_of
@@ -130,7 +130,7 @@ class Routing:
             if message.headers:
                 batch.contradictions += contradicts(message.headers, record.event_id)
             if isinstance(record, UserErased):
-                self._route_erasure(record, partition, batch)
+                self._route_erasure(record, message, batch)
             else:
                 self._route_action(record, message, now_ms, batch)
         return batch
@@ -162,9 +162,12 @@ class Routing:
         """Says that these watermarks are acknowledged in `high-value-actions`."""
         self._announced.update(watermarks)
 
-    def _route_erasure(self, record: UserErased, partition: int, batch: Batch) -> None:
+    def _route_erasure(self, record: UserErased, message: Arrived, batch: Batch) -> None:
+        if (rejection := reject_erasure(record)) is not None:
+            batch.dead.append((message.source, rejection))
+            return
         place = len(batch.history)
-        batch.candidates.append(Candidate(partition=partition, record=record, place=place))
+        batch.candidates.append(Candidate(partition=message.partition, record=record, place=place))
         batch.history.append(record)
 
     def _route_action(

@@ -68,7 +68,7 @@ class ServingConfig:
 class RouterConfig:
     """The fire-hose."""
 
-    batch: int = 2_000  # Redis answers nobody else for the 14 ms that its script then takes
+    batch: int = 2_000
     history_length: int = 200
     remembered_events: int = 1_000_000
     watermark_ms: int = 1_000  # a watermark at least this often

@@ -10,6 +10,7 @@ from schemas.actions import (
     LATEST_EVENT_MS,
     ActionType,
     UserAction,
+    UserErased,
 )
 
 
@@ -103,6 +104,14 @@ def reject_action(
         wanted = f"the item of the {action.action} action"
         return _rejected(Reason.MISSING_FIELD, "item_id", "nothing", wanted)
     return None
+
+
+def reject_erasure(erased: UserErased) -> Rejection | None:
+    """Returns why a well-formed erasure cannot be applied, or None."""
+    if EARLIEST_EVENT_MS <= erased.event_time_ms <= LATEST_EVENT_MS:
+        return None
+    wanted = "milliseconds since 1970 between the years 2000 and 2100"
+    return _rejected(Reason.ABSURD_TIME, "event_time_ms", str(erased.event_time_ms), wanted)
 
 
 def _rejected(reason: Reason, field: str, found: str, wanted: str) -> Rejection:

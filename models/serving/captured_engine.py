@@ -77,7 +77,7 @@ class CapturedEngine(GeneratorEngine):
     ) -> Chosen:
         if not self.captures:
             return super()._chosen(batch, excluded_BE, now, beams)
-        if self._of is not now.mirror.index or len(self.graphs) == MOST_GRAPHS:
+        if self._of is not now.mirror.index:
             self.graphs.clear()
             self._of = now.mirror.index
         history = padded_to(batch.rows_BS.shape[1], HISTORY_STEP)
@@ -86,6 +86,8 @@ class CapturedEngine(GeneratorEngine):
         own = now.mirror.host.masks(batch.scenario_B, excluded_BE)
         lists_AE = now.mirror.padded(own, shape.room)
         if shape not in self.graphs:
+            if len(self.graphs) == MOST_GRAPHS:
+                self.graphs.clear()
             self.graphs[shape] = self._captured(now, batch, lists_AE, beams)
         return self.graphs[shape].replay(batch, lists_AE)
 

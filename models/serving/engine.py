@@ -90,8 +90,9 @@ class GeneratorEngine:
         history = HistoryFeatures(item_keys=[key], action_codes=[1], gap_buckets=[0])
         empty = HistoryFeatures(item_keys=[], action_codes=[], gap_buckets=[])
         scenario = self.policy.manifest.scenarios[0]
+        beams = 50 if self.compiled is None else self.compiled.beams
         for seen in (history, empty):
-            self.generate([GenerationRequest(scenario=scenario, history=seen, beams=50)])
+            self.generate([GenerationRequest(scenario=scenario, history=seen, beams=beams)])
 
     def _check(self, request: GenerationRequest) -> None:
         config = self.policy.generator.config

@@ -6,7 +6,7 @@
 -- with, ARGV[5] the entries, one MessagePack array (a third of what as many arguments cost), seven values an entry:
 --   "a", user, score (event_time_ms), member, weight (0 raises nothing), scenario, item key (text, "" for none)
 --   "c", as "a": an action whose user's clicks on its item are asked for
---   "e", user, score (event_time_ms), and four empty values
+--   "e", user, score (event_time_ms), "", 0, "", ""
 -- Returns the number of actions that history did not hold yet; behind it, for each "c" in order, how many
 -- clicks on its item history holds up to its time, itself among them (0: it was refused). A repeat counts alike.
 if ARGV[3] ~= '1' and redis.call('EXISTS', KEYS[1]) == 0 then

@@ -1,14 +1,18 @@
 """Compiling where versions are published: asked for, possible, once; else eager, and said."""
 
 import logging
+import os
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from threading import Timer
 
 import msgspec
 import pytest
 
+from agents import decoding_compiler
 from agents.catalogue_replica import CatalogueReplica
 from agents.decoding_compiler import DecodingCompiler
 from agents.settings import PathsConfig, ServingConfig, Settings
@@ -29,11 +33,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The command lines that would compile; each writes a file where it was told."""
     found: list[list[str]] = []
 
-    def run(command: list[str], **_: Any) -> None:
+    def run(_: DecodingCompiler, command: list[str], environment: object) -> None:
         found.append(command)
         Path(command[-1]).write_bytes(b"program")
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(DecodingCompiler, "_run", run)
     monkeypatch.setattr("shutil.which", lambda name: name)
     return found
 
@@ -78,11 +82,11 @@ def test_a_failure_is_said_with_its_cause_and_not_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(command: list[str], **_: Any) -> None:
+    def fail(_: DecodingCompiler, command: list[str], environment: object) -> None:
         runs.append(command)
         raise subprocess.CalledProcessError(1, command, stderr="Traceback\nno space left\n")
 
-    monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setattr(DecodingCompiler, "_run", fail)
     tried = compiler(tmp_path)
     assert tried.artifact(CONFIG) is None
     assert tried.artifact(CONFIG) is None
@@ -109,3 +113,34 @@ def test_a_replica_that_must_not_run_an_artefact_serves_eagerly_and_says_why(
     assert not replica.is_compiled
     (line,) = [record for record in caplog.records if "decoding eagerly" in record.message]
     assert "torch_version: found 2.0" in str(getattr(line, "cause", ""))
+
+
+def ends(tmp_path: Path, act: Callable[[DecodingCompiler], None]) -> None:
+    """A command whose own child would run for a minute ends, with its child, by what `act` does."""
+    tried = compiler(tmp_path)
+    written = tmp_path / "child"
+    command = ["sh", "-c", f"sleep 60 & echo $! > {written}; wait"]
+    acting = Timer(0.5, act, [tried])
+    acting.start()
+    began = time.monotonic()
+    with pytest.raises(subprocess.SubprocessError):
+        tried._run(command, os.environ)
+    acting.join()
+    assert time.monotonic() - began < 30
+    child = int(written.read_text())
+    until = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or ") Z " in state.read_text()
+
+
+def test_a_compilation_ends_with_its_compilers_when_it_is_closed(tmp_path: Path) -> None:
+    ends(tmp_path, DecodingCompiler.close)
+
+
+def test_a_compilation_ends_with_its_compilers_at_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_compiler, "LIMIT_S", 1.0)
+    ends(tmp_path, lambda _: None)

@@ -210,3 +210,15 @@ def test_the_oldest_events_are_forgotten_first() -> None:
     remembered = RememberedEvents(2)
     remembered.add(["a", "b", "c"])
     assert [event in remembered for event in "abc"] == [False, True, True]
+
+
+@pytest.mark.parametrize("event_time_ms", [-1, 2**53, 2**64])
+def test_an_erasure_at_an_absurd_time_is_a_dead_letter(
+    routing: Routing, event_time_ms: int
+) -> None:
+    """Redis' numbers are doubles: such a time would be another one there, or none."""
+    erased = UserErased(event_id="e", user_id="ann", event_time_ms=event_time_ms)
+    batch = routing.route([arrived(erased), arrived(action("ann", "a"), 1)], NOW_MS)
+    assert [why.reason for _, why in batch.dead] == [Reason.ABSURD_TIME]
+    assert [record.event_id for record in batch.history] == ["a"]
+    assert [one.record.event_id for one in batch.candidates] == []

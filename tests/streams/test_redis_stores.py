@@ -243,6 +243,12 @@ def test_late_writes_of_any_number_of_users_in_one_batch_are_stopped(
     assert writer.write([action(u, 9) for u in users]).fresh == len(users)
 
 
+def test_a_batch_of_several_calls_counts_as_one_call_would(router: Router, user: str) -> None:
+    clicks = [action(f"{user}-{event % 2}", event) for event in range(2_400)]
+    written = HistoryWriter(router, 5_000).write(clicks, [3, 1_500, 2_399])
+    assert written == Written(fresh=2_400, clicks={3: 2, 1_500: 751, 2_399: 1_200})
+
+
 def instruction(user: str, as_of_ms: int, text: str = "likes tea") -> ReasoningInstruction:
     return ReasoningInstruction(
         instruction_id=f"{user}:{as_of_ms}:1",
