@@ -4,7 +4,7 @@ One batch, in the order of guarantee 3 (docs/architecture.md); a crash between t
 the batch, and every step is idempotent:
 
 1. decode, validate, tell duplicates and misrouted keys apart (`agents/routing.py`);
-2. one Lua call: history and popularity of all users of the batch; what it counts decides which
+2. Lua calls of a thousand entries: history and popularity; what they count decides which
    clicks are high-value (`agents/high_value.py`);
 3. produce high-value actions, then the watermark of each partition; dead letters; misrouted ones;
 4. await every acknowledgement;
