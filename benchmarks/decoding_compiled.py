@@ -31,6 +31,7 @@ from benchmarks.decoding_ways import Sid, Task, Way, ours, without_masks
 from benchmarks.decoding_world import Setting, policy_of, request_of
 from benchmarks.report import finish, parser, show
 from models.decoding.legal import ScoreSemantics
+from models.generator.generator import RankedItems
 from models.serving.compile_decoding import compile_program
 from models.serving.compiled_decoding import CompiledDecoding
 from models.serving.decoding_program import DecodingProgram, IndexTensors, TensorMasks
@@ -60,13 +61,13 @@ class NoMasks(TensorMasks):
         """Returns `logprobs_BP`."""
         return logprobs_BP
 
-    def close(self, level: int, scores_BX: torch.Tensor, nodes_BX: torch.Tensor) -> torch.Tensor:
-        """Returns `scores_BX`."""
-        return scores_BX
+    def close(self, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor) -> torch.Tensor:
+        """Returns `scores_BWK`."""
+        return scores_BWK
 
-    def eligible(self, rows_BX: torch.Tensor) -> torch.Tensor:
-        """Returns True everywhere."""
-        return torch.ones_like(rows_BX, dtype=torch.bool)
+    def among(self, ranked: RankedItems, leaves_BW: torch.Tensor) -> RankedItems:
+        """Returns `ranked`."""
+        return ranked
 
 
 class WithoutMasks(DecodingProgram):

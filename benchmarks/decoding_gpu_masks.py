@@ -44,11 +44,11 @@ class OnlyAt(PaddedMasks):
         """Returns scores, masked where the roots are among the levels."""
         return PaddedMasks.close_roots(self, logprobs_BP) if 0 in self.at else logprobs_BP
 
-    def close(self, level: int, scores_BX: torch.Tensor, nodes_BX: torch.Tensor) -> torch.Tensor:
+    def close(self, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor) -> torch.Tensor:
         """Returns scores, masked where the level is among the levels."""
         if level not in self.at:
-            return scores_BX
-        return PaddedMasks.close(self, level, scores_BX, nodes_BX)
+            return scores_BWK
+        return PaddedMasks.close(self, level, scores_BWK, nodes_BWK)
 
 
 @torch.inference_mode()

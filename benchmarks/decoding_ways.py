@@ -51,9 +51,9 @@ class Unmasked(Masks):
         """Returns `logprobs_BP`."""
         return logprobs_BP
 
-    def close(self, level: int, scores_BX: torch.Tensor, nodes_BX: torch.Tensor) -> torch.Tensor:
-        """Returns `scores_BX`."""
-        return scores_BX
+    def close(self, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor) -> torch.Tensor:
+        """Returns `scores_BWK`."""
+        return scores_BWK
 
 
 def ours(task: Task, semantics: ScoreSemantics) -> Way:

@@ -111,12 +111,11 @@ def beam_search(
     kept = Beams.first(logprobs_BP, chosen_BW)
     for level in range(1, index.depth):
         children = kept.children(states, head, index, semantics)
-        below_BX = children.nodes_XK.flatten(1)
         # Scores carry the masks: -inf once, -inf for ever. Log-probs are the structure's, unmasked.
         scores_BW1 = scores_BX.gather(1, chosen_BW).unsqueeze(2)
-        totals_BX = (children.logprobs_XK + scores_BW1).flatten(1)
-        scores_BX = masks.close(level, totals_BX, below_BX)
-        chosen_BW = best_places(scores_BX, below_BX, beams)
+        totals_BWK = children.logprobs_XK + scores_BW1
+        scores_BX = masks.close(level, totals_BWK, children.nodes_XK).flatten(1)
+        chosen_BW = best_places(scores_BX, children.nodes_XK.flatten(1), beams)
         kept = kept.follow(children, chosen_BW)
     scores_BW = scores_BX.gather(1, chosen_BW)
     return SearchResult(

@@ -5,11 +5,15 @@ are listed. Its mirror follows: a change of stock is copied node by node, in pla
 was captured with the mirror's arrays (a CUDA graph) goes on with them; further items send the
 structure anew and append rows. On the CPU the mirror is the index itself and costs nothing.
 
-B requests, E excluded items of one, P nodes of a level, L levels, N items, X any number.
+B requests, E excluded items of one, P nodes of a level, L levels, N items, W beams,
+K children of a node (padded) or scenarios, X any number.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from subprocess import SubprocessError
 from typing import Self
 
 import numpy as np
@@ -21,9 +25,24 @@ from models.decoding.levels import Level
 from models.decoding.masks import END, Masks, listed
 from models.devices import moved
 
-# Of all requests. On an H200 looking each child up in the list took 0.02-0.03 ms, for 12,000 and
-# for 660,000; the way through the parents 0.08, for 20,000 and for 5 million: twenty launches.
-FEW_CHILDREN = 1 << 20
+logger = logging.getLogger(__name__)
+
+
+@cache
+def closing_kernel() -> Callable[..., None] | None:
+    """Returns `close_children`, which one node tries out, or None where it cannot be compiled: that
+    takes Triton (it comes with a torch for CUDA) and a C compiler with Python's headers.
+    """
+    try:
+        from models.decoding.closing_kernel import close_children
+
+        node = torch.zeros(1, dtype=torch.int64, device="cuda")
+        closed = node.bool().unsqueeze(0)
+        close_children(node.float().view(1, 1, 1), None, closed, node, node + END)
+    except (ImportError, RuntimeError, OSError, SubprocessError) as error:
+        logger.warning("PyTorch's operators close nodes, no kernel does: %s", error)
+        return None
+    return close_children
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +50,11 @@ class PaddedMasks(Masks):
     """Masks whose lists may end in more than one `END`: their shapes tell nothing of a request.
 
     `closed` bool [K, P] a level stand for the counts, which a device has not: no eligible item
-    below. `levels` are the index's there. At beam 512 a level has up to 650,000 children a request:
-    then each is looked up once, and the few emptied ones are looked for among the beams' parents.
+    below. At beam 512 a level has up to 650,000 children a request: a card closes them with a
+    kernel of their own.
     """
 
     closed: Sequence[torch.Tensor]
-    levels: Sequence[Level]
 
     def empty_roots(self) -> torch.Tensor:
         """Returns whether no eligible item stands below each first code, bool [B, P]."""
@@ -53,53 +71,26 @@ class PaddedMasks(Masks):
 
     def close_roots(self, logprobs_BP: torch.Tensor) -> torch.Tensor:
         """Returns the scores of all first codes, -inf for those that may not be taken."""
-        scores_BP = logprobs_BP.masked_fill(self.closed[0][self.scenario_B], -torch.inf)
-        if (emptied_E := self.emptied[0]) is not None:
-            # An END adds nothing to the first score.
-            there_E = emptied_E < scores_BP.numel()
-            scores_BP.view(-1).index_add_(0, emptied_E.where(there_E, 0), _minus_inf(there_E))
-        return scores_BP
+        scores_BP = logprobs_BP.clone()
+        if self._closed_by_kernel(0, scores_BP.unsqueeze(1), None):
+            return scores_BP
+        return Masks.close_roots(self, scores_BP)
 
-    def close(self, level: int, scores_BX: torch.Tensor, nodes_BX: torch.Tensor) -> torch.Tensor:
-        """Makes the scores of the nodes that may not be taken -inf, in place, and returns them.
+    def close(self, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor) -> torch.Tensor:
+        """Makes the scores of nodes that may not be taken -inf, in place, and returns them."""
+        if self._closed_by_kernel(level, scores_BWK, nodes_BWK):
+            return scores_BWK
+        return Masks.close(self, level, scores_BWK, nodes_BWK)
 
-        `nodes_BX` are the padded children of beams, as `Level.children` gives them.
-        """
-        if nodes_BX.numel() <= FEW_CHILDREN:
-            return scores_BX.masked_fill_(self.empty(level, nodes_BX), -torch.inf)
-        closed_BX = self.closed[level][self.scenario_B.unsqueeze(1), nodes_BX]
-        scores_BX.masked_fill_(closed_BX, -torch.inf)
-        if (emptied_E := self.emptied[level]) is not None:
-            self._close_emptied(level, scores_BX, nodes_BX, emptied_E)
-        return scores_BX
-
-    def _close_emptied(
-        self,
-        level: int,
-        scores_BX: torch.Tensor,
-        nodes_BX: torch.Tensor,
-        emptied_E: torch.Tensor,
-    ) -> None:
-        """Adds -inf to the scores of emptied nodes below a beam: their parents are looked for among
-        the request's beams, which are known by their first children.
-        """
-        above, size = self.levels[level - 1], self.closed[level].shape[1]
-        degree = len(above.steps_K)
-        request_E = (emptied_E // size).clamp(max=len(scores_BX) - 1)
-        node_E = emptied_E % size
-        parent_E = torch.searchsorted(above.first_child, node_E.int(), right=True) - 1
-        first_E = above.first_child[parent_E].long()
-        first_BW = nodes_BX.view(len(nodes_BX), -1, degree)[:, :, 0]
-        is_it_EW = first_BW[request_E] == first_E.unsqueeze(1)
-        there_E = is_it_EW.any(dim=1) & (emptied_E < len(scores_BX) * size)
-        place_E = is_it_EW.int().argmax(dim=1) * degree + node_E - first_E
-        flat_E = (request_E * scores_BX.shape[1] + place_E).where(there_E, 0)
-        scores_BX.view(-1).index_add_(0, flat_E, _minus_inf(there_E))
-
-
-def _minus_inf(there_E: torch.Tensor) -> torch.Tensor:
-    """Returns what is added to a score: -inf where something is, else 0."""
-    return torch.zeros(there_E.shape, device=there_E.device).masked_fill_(there_E, -torch.inf)
+    def _closed_by_kernel(
+        self, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor | None
+    ) -> bool:
+        if not scores_BWK.is_cuda or (close_children := closing_kernel()) is None:
+            return False
+        emptied = self.emptied[level]
+        assert emptied is not None  # padded lists are never left out
+        close_children(scores_BWK, nodes_BWK, self.closed[level], self.scenario_B, emptied)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +141,6 @@ class IndexMirror:
             scenario_B=scenario_B,
             counts=self.host.counts,
             closed=self.closed,
-            levels=self.index.levels,
             in_stock_N=self.index.in_stock_N,
             scenarios_KN=self.index.scenarios_KN,
             emptied=emptied,

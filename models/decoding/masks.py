@@ -4,7 +4,7 @@ The counts of eligible items below each node belong to the index. A request adds
 its own exclusions take the last item from: at most L an excluded item.
 
 B requests, E excluded items of one, P nodes of a level, K scenarios, N items, D distinct
-places, X any number.
+places, X any number; W beams of a request and K (padded) children of one in `close`.
 """
 
 from collections.abc import Sequence
@@ -53,9 +53,13 @@ class Masks:
         """Returns the scores of all first codes, -inf for those that may not be taken."""
         return logprobs_BP.masked_fill(self.empty_roots(), -torch.inf)
 
-    def close(self, level: int, scores_BX: torch.Tensor, nodes_BX: torch.Tensor) -> torch.Tensor:
-        """Makes the scores of the nodes that may not be taken -inf, in place, and returns them."""
-        return scores_BX.masked_fill_(self.empty(level, nodes_BX), -torch.inf)
+    def close(self, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor) -> torch.Tensor:
+        """Makes the scores of nodes that may not be taken -inf, in place, and returns them.
+
+        `nodes_BWK` are the padded children of beams, as `Level.children` gives them.
+        """
+        empty_BX = self.empty(level, nodes_BWK.flatten(1))
+        return scores_BWK.masked_fill_(empty_BX.view_as(scores_BWK), -torch.inf)
 
     def eligible(self, rows_BX: torch.Tensor) -> torch.Tensor:
         """Returns whether each request may be given the items of these rows, bool [B, X]."""

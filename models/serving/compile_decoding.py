@@ -98,6 +98,7 @@ def _shapes(levels: int, beams: int) -> tuple[Any, ...]:
         [free(0)] * levels,
         free(0),
         [free(0)] * levels,
+        [free(0)] * (levels - 1),
         [free(1)] * levels,
         free(0),
         free(0),

@@ -79,7 +79,7 @@ class CompiledDecoding:
             self._tensors = IndexTensors.of(index, vectors_ND).flat()
         batch = _padded(batch, self._history)
         request = [getattr(batch, field.name) for field in fields(Batch)]
-        excluded = _excluded_rows(index, excluded_BE)
+        excluded = excluded_rows(index, excluded_BE)
         found: list[torch.Tensor] = self._loader.boxed_run([*request, excluded, *self._tensors])
         return found
 
@@ -122,7 +122,7 @@ def _padded(batch: Batch, least: int) -> Batch:
     )
 
 
-def _excluded_rows(index: ItemIndex, keys_BE: torch.Tensor) -> torch.Tensor:
+def excluded_rows(index: ItemIndex, keys_BE: torch.Tensor) -> torch.Tensor:
     """Returns the rows of excluded keys, each once a request, padded with -1: [B, 1 or more]."""
     if not keys_BE.shape[1]:
         return torch.full((len(keys_BE), 1), UNKNOWN)

@@ -1,16 +1,24 @@
 """A mirror holds what its index holds, after every change; padded masks say what masks say.
 
-A copy on the CPU stands for one on a card: nothing in it knows the difference (`-m gpu` tests of
-the engine are in tests/models/serving).
+A copy on the CPU stands for one on a card: but for the kernel that closes nodes there, which `-m
+gpu` tests, nothing in it knows the difference (those of the engine are in tests/models/serving).
 """
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from subprocess import CalledProcessError
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoding.index_mirror import FEW_CHILDREN, IndexMirror
+from models.decoding.index_mirror import IndexMirror, PaddedMasks, closing_kernel
 from models.decoding.item_index import ItemIndex
 from tests.models.generator.small_policy import CODES, CONTENT_DIM, small_index
 
@@ -83,38 +91,87 @@ def test_padded_masks_say_what_masks_say(seed: int, requests: int, excluded: int
         assert torch.equal(found.eligible(rows_BN), masks.eligible(rows_BN))
 
 
-@pytest.mark.parametrize("few", [0, FEW_CHILDREN])
 @given(st.integers(0, 1_000), st.integers(1, 3), st.integers(0, 60))
-def test_padded_masks_close_what_masks_close(
-    few: int, seed: int, requests: int, excluded: int
-) -> None:
+def test_padded_masks_close_what_masks_close(seed: int, requests: int, excluded: int) -> None:
     """Of the children of a few beams; some exclusions have no beam as a parent."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.decoding.index_mirror.FEW_CHILDREN", few)
-        check_closed(seed, requests, excluded)
+    check_closed(seed, requests, excluded, CPU)
 
 
-def check_closed(seed: int, requests: int, excluded: int) -> None:
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module of the kernel, whose programs Triton runs one by one, without a card."""
+    pytest.importorskip("triton", reason="comes with a torch for CUDA")
+    name = "models.decoding.closing_kernel"
+    with monkeypatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.delitem(sys.modules, name, raising=False)
+        yield importlib.import_module(name)
+        patch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize("at_once", [1_024, 4])
+def test_the_kernel_closes_what_masks_close(
+    interpreted: ModuleType, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreted, "CHILDREN_AT_ONCE", at_once)
+
+    def by_kernel(
+        self: PaddedMasks, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor | None
+    ) -> bool:
+        interpreted.close_children(
+            scores_BWK, nodes_BWK, self.closed[level], self.scenario_B, self.emptied[level]
+        )
+        return True
+
+    monkeypatch.setattr(PaddedMasks, "_closed_by_kernel", by_kernel)
+    for seed in range(6):
+        check_closed(seed, 3, 60, CPU)
+
+
+def test_without_a_compiler_operators_close(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object) -> None:
+        raise CalledProcessError(1, ["cc"])
+
+    module = ModuleType("models.decoding.closing_kernel")
+    module.close_children = failing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(torch, "zeros", partial(_on_the_cpu, torch.zeros))
+    assert closing_kernel.__wrapped__() is None
+    assert "PyTorch's operators close nodes" in caplog.text
+
+
+def _on_the_cpu(make: Callable[..., torch.Tensor], *size: int, **given: Any) -> torch.Tensor:
+    return make(*size, **given | {"device": CPU})
+
+
+@pytest.mark.gpu
+@given(st.integers(0, 1_000), st.integers(1, 3), st.integers(0, 60))
+@settings(deadline=None)  # the first example compiles
+def test_a_compiled_kernel_closes_what_masks_close(seed: int, requests: int, excluded: int) -> None:
+    assert closing_kernel() is not None
+    check_closed(seed, requests, excluded, torch.device("cuda"))
+
+
+def check_closed(seed: int, requests: int, excluded: int, device: torch.device) -> None:
     index = small_index(seed=seed)
     rng = np.random.default_rng(seed)
     rows = torch.from_numpy(rng.integers(0, len(index.keys_N), (requests, excluded)))
     scenario_B = torch.from_numpy(rng.integers(0, 3, requests))
     asked = (scenario_B, index.keys_N[rows])
-    masks, padded = index.masks(*asked), IndexMirror.copied(index, CPU).masks(*asked)
+    masks, padded = index.masks(*asked), IndexMirror.copied(index, device).masks(*asked)
     logprobs_BP = -torch.rand(requests, len(index.levels[0].codes))
-    assert torch.equal(padded.close_roots(logprobs_BP), masks.close_roots(logprobs_BP))
+    closed_BP = padded.close_roots(logprobs_BP.to(device))
+    assert torch.equal(closed_BP.cpu(), masks.close_roots(logprobs_BP))
     for level in range(1, index.depth):
         above = len(index.levels[level - 1].codes)
         beams = [rng.permutation(above)[:3] for _ in range(requests)]
         children = index.children(level, torch.from_numpy(np.stack(beams)))
-        nodes_BX = children.nodes_XK.flatten(1)
-        scores_BX = (-torch.rand(children.nodes_XK.shape)).masked_fill(
-            children.padding_XK, -torch.inf
-        )
-        found, wanted = (
-            one.close(level, scores_BX.flatten(1).clone(), nodes_BX) for one in (padded, masks)
-        )
-        assert torch.equal(found, wanted)
+        nodes_BWK = children.nodes_XK
+        scores_BWK = (-torch.rand(nodes_BWK.shape)).masked_fill(children.padding_XK, -torch.inf)
+        found_BWK = padded.close(level, scores_BWK.clone().to(device), nodes_BWK.to(device))
+        assert torch.equal(found_BWK.cpu(), masks.close(level, scores_BWK, nodes_BWK))
 
 
 def test_on_the_cpu_the_mirror_is_the_index() -> None:
