@@ -16,45 +16,38 @@ there. --quick: 150 steps, one seed.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace as replace_part
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from msgspec.structs import replace
 
+from benchmarks.next_item_asking import KS, gap_of, hits_of, places, request_of
 from benchmarks.next_item_baselines import NEAREST, baseline_ranks
 from benchmarks.next_item_cases import Case, Cases, cases_of
 from benchmarks.next_item_generation import (
     REDUCED,
-    SCENARIO,
     TRAINED_OUT,
     fitted_generation,
     policy_of,
 )
 from benchmarks.report import finish, parser, show
-from models.evaluation.steering import paired_difference, shuffled
-from models.features import build_history
+from models.evaluation.steering import shuffled
 from models.reasoning.text_encoder import CharacterEncoder
 from models.serving.engine import GeneratorEngine
 from models.serving.policy_directory import LoadedPolicy
 from models.training.fit import Features, FitConfig
 from models.training.folder import FolderData, read_folder
-from models.training.instructions import behaviour_of
 from models.vectors import pack
-from schemas.generation import GenerationRequest, GenerationResponse
-from schemas.topics import DAY_MS
 
 QUICK_STEPS = 150
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 USERS, QUICK_USERS = 4_000, 500
 VALIDATION_USERS, QUICK_VALIDATION_USERS = 2_000, 300
-BEAMS, WIDE_BEAMS = 50, 200
-KS = (5, 10, 50)  # 50: whether it is among the answers at all
-BATCH = 16
+WIDE_BEAMS = 200
 TIMED = 400
 DEFAULT_DATA = Path("../shared/data/amazon14_beauty")
 OWN, DEFAULT, OTHERS = "own instruction", "learnable default", "another user's"
@@ -79,7 +72,7 @@ def main() -> None:
     options.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
     given = options.parse_args()
     started = time.monotonic()
-    fit = replace_part(TRAINED_OUT if given.trained_out else REDUCED, features=given.features)
+    fit = replace(TRAINED_OUT if given.trained_out else REDUCED, features=given.features)
     steps = given.steps or (QUICK_STEPS if given.quick else fit.training.steps)
     data = read_folder(given.data)
     sizes = (QUICK_USERS, QUICK_VALIDATION_USERS) if given.quick else (USERS, VALIDATION_USERS)
@@ -90,14 +83,14 @@ def main() -> None:
         "validation_users": len(cases.validation),
         "steps": steps,
         "features": given.features,
-        "baselines": {name: _hits(ranks) for name, ranks in baselines.items()},
+        "baselines": {name: hits_of(ranks) for name, ranks in baselines.items()},
         "seeds": [],
     }
     for seed in given.seed or (QUICK_SEEDS if given.quick else SEEDS):
         with _home(given.keep) as home:
-            config = replace_part(
+            config = replace(
                 fit,
-                training=replace_part(fit.training, steps=steps, device=given.device, seed=seed),
+                training=replace(fit.training, steps=steps, device=given.device, seed=seed),
             )
             results["seeds"].append(_seed(home, data, cases, baselines, config))
     _report(results)
@@ -131,8 +124,8 @@ def _seed(
         "weight": weight,
         "request_ms": _cost_ms(policy, cases.test),
         "validation": validation,
-        **{name: _hits(ranks[name]) for name in CONDITIONS},
-        **{f"{one} - {other}": _gap(ranks[one], ranks[other]) for one, other in GAPS},
+        **{name: hits_of(ranks[name]) for name in CONDITIONS},
+        **{f"{one} - {other}": gap_of(ranks[one], ranks[other]) for one, other in GAPS},
     }
 
 
@@ -140,8 +133,8 @@ def _weighted(policy: LoadedPolicy, weight: float) -> GeneratorEngine:
     """Returns the engine that serves the policy with its table at `weight`."""
     table = policy.neighbours
     if table is not None:
-        table = replace_part(table, config=replace_part(table.config, weight=weight))
-    return GeneratorEngine(replace_part(policy, neighbours=table))
+        table = replace(table, config=replace(table.config, weight=weight))
+    return GeneratorEngine(replace(policy, neighbours=table))
 
 
 def _chosen_weight(
@@ -150,7 +143,7 @@ def _chosen_weight(
     """Returns the weight that finds most validation items, and what each one finds."""
     vectors = [pack(vector) for vector in encoder.encode([case.instruction for case in cases])]
     found = {
-        weight: _hits(_places(_weighted(policy, weight), cases, vectors)) for weight in WEIGHTS
+        weight: hits_of(places(_weighted(policy, weight), cases, vectors)) for weight in WEIGHTS
     }
     best = max(found, key=lambda weight: found[weight][CHOSEN_BY])
     return best, {str(weight): hits for weight, hits in found.items()}
@@ -160,12 +153,12 @@ def _cost_ms(policy: LoadedPolicy, cases: Sequence[Case]) -> dict[str, float]:
     """Returns the median of a request decoded alone on one thread, without and with the table, in
     turn.
     """
-    policies = {"without": replace_part(policy, neighbours=None), "with": policy}
+    policies = {"without": replace(policy, neighbours=None), "with": policy}
     engines = {name: GeneratorEngine(own) for name, own in policies.items()}
     times_ms: dict[str, list[float]] = {name: [] for name in engines}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for request in map(_request, cases[:TIMED]):
+    for request in map(request_of, cases[:TIMED]):
         for name, engine in engines.items():
             began = time.perf_counter()
             engine.generate([request])
@@ -184,72 +177,14 @@ def _ranks(
     """Returns the target's place by condition and user, None where it is not among the beams."""
     vectors = [pack(vector) for vector in encoder.encode([case.instruction for case in cases])]
     others = shuffled(len(cases), np.random.default_rng(seed))
-    plain, tabled = _weighted(replace_part(policy, neighbours=None), 0), _weighted(policy, weight)
+    plain, tabled = _weighted(replace(policy, neighbours=None), 0), _weighted(policy, weight)
     return {
-        OWN: _places(plain, cases, vectors),
-        DEFAULT: _places(plain, cases, [None] * len(cases)),
-        OTHERS: _places(plain, cases, [vectors[other] for other in others]),
-        RERANKED: _places(tabled, cases, vectors),
-        WIDER: _places(tabled, cases, vectors, WIDE_BEAMS),
+        OWN: places(plain, cases, vectors),
+        DEFAULT: places(plain, cases, [None] * len(cases)),
+        OTHERS: places(plain, cases, [vectors[other] for other in others]),
+        RERANKED: places(tabled, cases, vectors),
+        WIDER: places(tabled, cases, vectors, WIDE_BEAMS),
     }
-
-
-def _places(
-    engine: GeneratorEngine,
-    cases: Sequence[Case],
-    instructions: Sequence[bytes | None],
-    beams: int = BEAMS,
-) -> list[int | None]:
-    answers = _answers(engine, [_request(case, beams) for case in cases], instructions)
-    return [_place(answer, case.target_key) for answer, case in zip(answers, cases, strict=True)]
-
-
-def _request(case: Case, beams: int = BEAMS) -> GenerationRequest:
-    behaviour = [behaviour_of(action) for action in case.past]
-    history = build_history(behaviour, case.past[-1].event_time_ms + DAY_MS, 20)
-    return GenerationRequest(
-        scenario=SCENARIO,
-        history=history,
-        beams=beams,
-        exclude_keys=sorted({one.item_key for one in behaviour if one.item_key is not None}),
-    )
-
-
-def _answers(
-    engine: GeneratorEngine,
-    asked: Sequence[GenerationRequest],
-    instructions: Sequence[bytes | None],
-) -> list[GenerationResponse]:
-    requests = [replace(a, instruction=i) for a, i in zip(asked, instructions, strict=True)]
-    found = []
-    for start in range(0, len(requests), BATCH):
-        for answer in engine.generate(requests[start : start + BATCH]):
-            if not isinstance(answer, GenerationResponse):
-                raise answer
-            found.append(answer)
-    return found
-
-
-def _place(answer: GenerationResponse, target_key: int) -> int | None:
-    keys = [item.item_key for item in answer.items]
-    return keys.index(target_key) if target_key in keys else None
-
-
-def _hits(ranks: Sequence[int | None]) -> dict[str, float]:
-    return {f"HR@{k}": mean(_hit(rank, k) for rank in ranks) for k in KS}
-
-
-def _hit(rank: int | None, k: int) -> float:
-    return float(rank is not None and rank < k)
-
-
-def _gap(one: Sequence[int | None], other: Sequence[int | None]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for k in KS:
-        mine, theirs = ([_hit(rank, k) for rank in ranks] for ranks in (one, other))
-        gap = paired_difference(mine, theirs, np.random.default_rng(0))
-        found[f"HR@{k}"] = [gap.mean, gap.low, gap.high]
-    return found
 
 
 def _report(results: dict[str, Any]) -> None:
