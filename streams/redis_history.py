@@ -3,9 +3,9 @@
 To change what makes an item popular: `POPULARITY`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
@@ -89,6 +89,13 @@ class _BucketsPart:
     places: list[int] = field(default_factory=list)
 
 
+class PackedCalls(NamedTuple):
+    """One round trip: a call for each bucket, and whose clicks each is asked for."""
+
+    calls: list[ScriptCall]
+    places: list[list[int]]
+
+
 class HistoryWriter:
     """Writes a batch of actions and erasures, a thousand in a Lua call; a repeated batch changes
     nothing.
@@ -117,34 +124,43 @@ class HistoryWriter:
         `counted`: places of actions in `records`; the answer says for each how many clicks of its
         user on its item history holds up to its time, itself among them. A repeat says the same.
         """
-        asked = frozenset(counted)
-        fresh = 0
-        clicks: dict[int, int] = {}
-        for first in range(0, len(records), AT_ONCE):
-            part = records[first : first + AT_ONCE]
-            written = self._write(part, frozenset(place - first for place in asked))
-            fresh += written.fresh
-            clicks.update({first + place: count for place, count in written.clicks.items()})
-        return Written(fresh=fresh, clicks=clicks)
+        return self.write_packed(self.pack(records, counted))
 
-    def _write(self, records: Sequence[UserAction | UserErased], asked: frozenset[int]) -> Written:
-        parts = self._parts(records, asked)
-        answers = self._call([self._script_call(tag, part) for tag, part in parts.items()])
+    def pack(
+        self, records: Sequence[UserAction | UserErased], counted: Collection[int] = ()
+    ) -> list[PackedCalls]:
+        """Returns the calls of `write`, which another thread can make while this one goes on."""
+        asked = frozenset(counted)
+        packed = []
+        for first in range(0, len(records), AT_ONCE):
+            parts = self._parts(records, range(first, min(first + AT_ONCE, len(records))), asked)
+            calls = [self._script_call(tag, part) for tag, part in parts.items()]
+            packed.append(PackedCalls(calls, [part.places for part in parts.values()]))
+        return packed
+
+    def write_packed(self, packed: Sequence[PackedCalls]) -> Written:
+        """Writes what `pack` returned; in order, and as often as it takes. Raises redis' errors."""
         fresh = 0
         clicks: dict[int, int] = {}
-        for part, (new, *counts) in zip(parts.values(), answers, strict=True):
-            fresh += int(new)
-            clicks.update(zip(part.places, map(int, counts), strict=True))
+        for part in packed:
+            answers = self._call(part.calls)
+            for places, (new, *counts) in zip(part.places, answers, strict=True):
+                fresh += int(new)
+                clicks.update(zip(places, map(int, counts), strict=True))
         return Written(fresh=fresh, clicks=clicks)
 
     def _parts(
-        self, records: Sequence[UserAction | UserErased], asked: frozenset[int]
+        self,
+        records: Sequence[UserAction | UserErased],
+        these: Iterable[int],
+        asked: frozenset[int],
     ) -> dict[str, _BucketsPart]:
         """Returns what each bucket is given, by its tag; a user's records keep their order."""
         declared = len(self._buckets.tags) > 1
         parts: dict[str, _BucketsPart] = {}
         tag = self._buckets.tags[0]
-        for place, record in enumerate(records):
+        for place in these:
+            record = records[place]
             if declared:
                 tag = self._buckets.tag(record.user_id)
             part = parts.get(tag)
