@@ -10,9 +10,10 @@ the batch, and every step is idempotent:
 4. await every acknowledgement;
 5. commit the offsets: of all that is done, once a second and whenever nothing waits to be read.
 
-Step 1 computes, the others wait: while one batch is written to Redis on a thread of its own, and
-one is being acknowledged, the next is decoded. Effects and commits keep the order of the batches.
-Before partitions move, and before a watermark of the wall clock, all in hand is finished.
+Step 1 computes, and packs Redis' calls; the others wait: while one batch is written to Redis on a
+thread of its own, and one is being acknowledged, the next is decoded. Effects and commits keep the
+order of the batches. Before partitions move, and before a watermark of the wall clock, all in hand
+is finished.
 """
 
 import logging

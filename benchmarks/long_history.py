@@ -2,11 +2,11 @@
 
 Generators of equal size that read at most ten actions: the newest ten, or the newest five and the
 five of the 45 before them that the instruction chooses (IGR with the query-to-item loss). Beside
-them the newest five and the newest fifty. Users, instructions, semantic IDs and training are those
-of `next_item`, but that every training row reads its history. Asked with the own instruction, for
-all users and for those with more than ten actions. --keep DIR: what was ranked stays there, so that
-parts can be run beside each other (--variant, --seed), and one call more shows all. --device cuda
-trains on a card. --quick: 150 steps, one seed, 500 users.
+them the newest five and the newest fifty. Users, instructions and training are those of `next_item
+--features fused`, but that every training row reads its history. Asked with the own instruction,
+for all users and for those with more than ten actions. --keep DIR: what was ranked stays there, so
+that parts can be run beside each other (--variant, --seed), and one call more shows all. --device
+cuda trains on a card. --quick: 150 steps, one seed, 500 users.
 """
 
 import time
@@ -64,7 +64,12 @@ VARIANTS = {
     RETRIEVED: Variant(given=50, sizes={"recent": READ // 2, "retrieved": READ // 2}),
     "newest 50": Variant(given=50, sizes={}),
 }
-GAPS = ((RETRIEVED, NEWEST), ("newest 50", NEWEST), (NEWEST, "newest 5"))
+GAPS = (
+    (RETRIEVED, NEWEST),
+    ("newest 50", NEWEST),
+    ("newest 50", "newest 5"),
+    (NEWEST, "newest 5"),
+)
 
 
 def main() -> None:
@@ -81,11 +86,13 @@ def main() -> None:
     steps = given.steps or (QUICK_STEPS if given.quick else REDUCED.training.steps)
     data = read_folder(given.data)
     cases = cases_of(given.data, data, QUICK_USERS if given.quick else USERS, 0).test
+    if given.keep is not None:
+        given.keep.mkdir(parents=True, exist_ok=True)
     found: dict[int, dict[str, Ranks]] = {}
     for seed in given.seed or (QUICK_SEEDS if given.quick else SEEDS):
         for name in given.variant or VARIANTS:
             config = VARIANTS[name].fit(steps, given.device, seed)
-            kept = given.keep and given.keep / f"{name}, {steps} steps, seed {seed}.json"
+            kept = given.keep and given.keep / f"{name}, {steps} steps, {len(cases)}, {seed}.json"
             if kept is None or not kept.is_file():
                 ranks = _ranks(data, cases, config, VARIANTS[name].given)
                 if kept is not None:

@@ -1,7 +1,7 @@
 """What may not be taken is closed in one kernel a level, on cards that Triton compiles for.
 
-Nothing is read but a byte a child and the request's list of emptied nodes, and nothing written but
-the closed scores: of PyTorch's operators it takes up to twenty, which read and write them all.
+Nothing is read but a byte a child and the list of emptied nodes, and nothing written but the closed
+scores: of PyTorch's operators it takes up to twenty, which read and write them all.
 
 B requests, W beams, K children of a node (padded), P nodes of a level, S scenarios, E entries.
 """
@@ -13,7 +13,11 @@ import triton.language as tl
 CHILDREN_AT_ONCE = 1_024
 
 
-@triton.jit
+# One program for every number: a batch's own would each be compiled while it waits.
+@triton.jit(
+    do_not_specialize=["entries", "beams", "degree", "size"],
+    do_not_specialize_on_alignment=["scores_BWK", "nodes_BWK", "closed_SP", "emptied_E"],
+)
 def _close(  # type: ignore[no-untyped-def]  # annotations would be read as Triton's types
     scores_BWK,
     nodes_BWK,
@@ -70,17 +74,20 @@ def close_children(
     sorted numbers b * P + node, at least one `END` behind them. All on one card.
     """
     requests, beams, degree = scores_BWK.shape
+    assert scores_BWK.is_contiguous()
+    assert nodes_BWK is None or nodes_BWK.is_contiguous()
     grid = (requests * beams, triton.cdiv(degree, CHILDREN_AT_ONCE))
-    _close[grid](
-        scores_BWK,
-        scenario_B if nodes_BWK is None else nodes_BWK,  # of roots nothing is read
-        closed_SP.view(torch.uint8),
-        scenario_B,
-        emptied_E,
-        len(emptied_E),
-        beams,
-        degree,
-        closed_SP.shape[1],
-        AT_ROOTS=nodes_BWK is None,
-        AT_ONCE=CHILDREN_AT_ONCE,
-    )
+    with torch.cuda.device_of(scores_BWK):  # Triton launches on the current one
+        _close[grid](
+            scores_BWK,
+            scenario_B if nodes_BWK is None else nodes_BWK,  # of roots nothing is read
+            closed_SP.view(torch.uint8),
+            scenario_B,
+            emptied_E,
+            len(emptied_E),
+            beams,
+            degree,
+            closed_SP.shape[1],
+            AT_ROOTS=nodes_BWK is None,
+            AT_ONCE=CHILDREN_AT_ONCE,
+        )

@@ -34,12 +34,18 @@ def closing_kernel() -> Callable[..., None] | None:
     takes Triton (it comes with a torch for CUDA) and a C compiler with Python's headers.
     """
     try:
+        from triton.errors import TritonError
+    except ImportError:
+        return None
+    try:
         from models.decoding.closing_kernel import close_children
 
         node = torch.zeros(1, dtype=torch.int64, device="cuda")
         closed = node.bool().unsqueeze(0)
         close_children(node.float().view(1, 1, 1), None, closed, node, node + END)
-    except (ImportError, RuntimeError, OSError, SubprocessError) as error:
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (TritonError, RuntimeError, OSError, SubprocessError, AssertionError) as error:
         logger.warning("PyTorch's operators close nodes, no kernel does: %s", error)
         return None
     return close_children
@@ -71,10 +77,10 @@ class PaddedMasks(Masks):
 
     def close_roots(self, logprobs_BP: torch.Tensor) -> torch.Tensor:
         """Returns the scores of all first codes, -inf for those that may not be taken."""
-        scores_BP = logprobs_BP.clone()
+        scores_BP = logprobs_BP.clone() if logprobs_BP.is_cuda else logprobs_BP
         if self._closed_by_kernel(0, scores_BP.unsqueeze(1), None):
             return scores_BP
-        return Masks.close_roots(self, scores_BP)
+        return Masks.close_roots(self, logprobs_BP)
 
     def close(self, level: int, scores_BWK: torch.Tensor, nodes_BWK: torch.Tensor) -> torch.Tensor:
         """Makes the scores of nodes that may not be taken -inf, in place, and returns them."""

@@ -7,8 +7,9 @@ no compiler.
 Legend: B requests, S history positions, E excluded rows, W beams, L levels, D width.
 """
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,6 +38,19 @@ class CompiledRefused(OxygenRecError):
         super().__init__(f"{path}: {cause}; decoding eagerly: publish the version again")
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An index, and what the program reads of it."""
+
+    index: ItemIndex | None
+    tensors: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, index: ItemIndex, vectors_ND: torch.Tensor) -> Self:
+        """Returns what is read of an index; O(P): the parents of all nodes."""
+        return cls(index, IndexTensors.of(index, vectors_ND).flat())
+
+
 class CompiledDecoding:
     """One version's weights in a compiled program."""
 
@@ -53,8 +67,13 @@ class CompiledDecoding:
         # The program reads them where they are: they live as long as it does.
         self._weights = {name: weights[name.removeprefix(OWNER)] for name in names}
         self._loader.load_constants(self._weights, False, True, True, False)
-        self._index: ItemIndex | None = None
-        self._tensors: list[torch.Tensor] = []
+        self._now = self._next = Prepared(None, [])
+
+    def prepare(self, index: ItemIndex, vectors_ND: torch.Tensor) -> None:
+        """Makes what the program reads of an index that will be decoded with next, so that no
+        request waits for it.
+        """
+        self._next = Prepared.of(index, vectors_ND)
 
     def takes(self, index: ItemIndex, beams: int, exclusions: int) -> bool:
         """Returns whether a batch can be decoded here."""
@@ -74,13 +93,15 @@ class CompiledDecoding:
         self, batch: Batch, excluded_BE: torch.Tensor, index: ItemIndex, vectors_ND: torch.Tensor
     ) -> list[torch.Tensor]:
         """Returns what the program returns."""
-        if index is not self._index:
-            self._index = index
-            self._tensors = IndexTensors.of(index, vectors_ND).flat()
+        if index is not self._now.index:
+            following = self._next  # once: the thread that prepares may go on
+            if index is not following.index:
+                following = Prepared.of(index, vectors_ND)
+            self._now = following
         batch = _padded(batch, self._history)
         request = [getattr(batch, field.name) for field in fields(Batch)]
         excluded = excluded_rows(index, excluded_BE)
-        found: list[torch.Tensor] = self._loader.boxed_run([*request, excluded, *self._tensors])
+        found: list[torch.Tensor] = self._loader.boxed_run([*request, excluded, *self._now.tensors])
         return found
 
 

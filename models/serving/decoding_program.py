@@ -153,7 +153,8 @@ class TensorMasks:
         """Returns the scores, -inf for nodes that may not be taken."""
         width, degree = nodes_BWK.shape[1:]
         none_BWK = self._tensors.counts_KP[level][self._scenario_B1.unsqueeze(2), nodes_BWK] == 0
-        # An emptied node is looked for among the beams, each of which holds a range of nodes.
+        # An emptied node is looked for among the beams, each of which holds a range of nodes. A
+        # dead beam may hold the nodes of a live one: it stands behind it, for top-k sorts.
         first_B1W, last_B1W = (made(nodes_BWK[:, :, end]).unsqueeze(1) for end in (0, -1))
         node_BE1 = self._emptied_BE[level].unsqueeze(2)
         beam_BE = _first((first_B1W <= node_BE1) & (node_BE1 <= last_B1W))
@@ -274,8 +275,8 @@ class DecodingProgram(nn.Module):
 
 
 def _parents(level: Level) -> torch.Tensor:
-    """Returns the node of this level above each node of the next, int32: found anew, the parents of
-    five nodes take 8 us.
+    """Returns the node of this level above each node of the next, int32. Four bytes a node, beside
+    what the index holds: searched for, the parents of five nodes take 8 us.
     """
     own_P: npt.NDArray[np.int32] = np.arange(len(level.codes), dtype=np.int32)
     return torch.from_numpy(own_P.repeat(level.first_child.diff().numpy()))

@@ -62,7 +62,9 @@ class GeneratorEngine:
         """
         self.policy = policy
         self.compiled = compiled
-        self.catalogue = LiveCatalogue(policy)
+        self.catalogue = (
+            LiveCatalogue(policy) if compiled is None else LiveCatalogue(policy, compiled.prepare)
+        )
         self._count_unknown = count_unknown
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Answer]:

@@ -9,7 +9,7 @@ N items, D width.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -49,8 +49,16 @@ class Catalogue:
 class LiveCatalogue:
     """Starts as the version's snapshot; `apply` moves it on."""
 
-    def __init__(self, policy: LoadedPolicy) -> None:
-        """Takes a loaded version. Its index is changed in place from now on."""
+    def __init__(
+        self,
+        policy: LoadedPolicy,
+        prepare: Callable[[ItemIndex, torch.Tensor], None] = lambda *_: None,
+    ) -> None:
+        """Takes a loaded version. Its index is changed in place from now on.
+
+        `prepare` is given each larger index and its vectors before anybody decodes with them.
+        """
+        self._prepare = prepare
         self._generator: Generator = policy.generator
         self._manifest = policy.manifest
         self._lock = Lock()
@@ -120,4 +128,5 @@ class LiveCatalogue:
         mirror = before.mirror.grown(index)
         new_X = torch.arange(len(before.index.keys_N), len(index.keys_N), device=mirror.device)
         vectors = before.vectors.appended(self._generator.items(new_X, mirror.index))
+        self._prepare(index, vectors.rows_N)
         return Catalogue(index, mirror, vectors, before.index_offset)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from confluent_kafka import TopicPartition
 
 from agents import router
@@ -29,6 +30,7 @@ class World:
     def __init__(self) -> None:
         self.happened: list[str] = []
         self.refuses = False
+        self.away = 0  # how often Redis does not answer
 
     def send(self, topic: str, record: Any, *_: Any, **__: Any) -> Future[Delivered]:
         name = record.event_id if isinstance(record, UserAction) else "watermark"
@@ -46,9 +48,13 @@ class World:
         return sent
 
     def pack(self, records: list[Any], counted: Any) -> list[Any]:
+        self.happened += [f"packed {record.event_id}" for record in records]
         return list(records)
 
     def write_packed(self, records: list[Any]) -> Any:
+        if self.away:
+            self.away -= 1
+            raise redis.ConnectionError
         self.happened += [f"history {record.event_id}" for record in records]
         return SimpleNamespace(fresh=len(records), clicks={})
 
@@ -113,6 +119,22 @@ def test_an_offset_is_committed_after_everything_before_it_is_acknowledged(world
     assert [what for what in world.happened if what.startswith("committed")] == ["committed 2"]
     assert world.happened[-1] == "committed 2"
     assert {"acknowledged a", "acknowledged b"} <= set(world.happened)
+
+
+def test_a_batch_that_redis_did_not_take_is_written_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "REDIS_RETRY_S", 0.01)
+    world.away = 2
+    routed("a", "b")
+    assert [what for what in world.happened if what.startswith("history")] == [
+        "history a",
+        "history b",
+    ]
+    assert [what for what in world.happened if what.startswith("packed")] == [
+        "packed a",
+        "packed b",
+    ]
 
 
 def test_what_kafka_refuses_is_never_committed(world: World) -> None:

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from models.decoding.item_index import ItemIndex
 from models.serving.engine import GeneratorEngine
 from models.serving.index_file import index_of
+from models.serving.live_catalogue import LiveCatalogue
 from models.serving.policy_directory import LoadedPolicy, Manifest
 from models.vectors import pack
 from schemas.catalog import SidAssignment
@@ -122,3 +124,20 @@ def test_what_these_weights_cannot_score_is_left_out_and_the_rest_applied(
         assert 1_001 + ITEMS in keys
         assert 1_000 + ITEMS not in keys
         assert answer.index_offset == ITEMS + 2
+
+
+def test_a_larger_index_is_prepared_before_it_is_decoded_with() -> None:
+    log = catalogue()
+    policy = engine_of(log).policy
+    prepared: list[tuple[int, int]] = []
+
+    def prepare(index: ItemIndex, vectors_ND: torch.Tensor) -> None:
+        with live.held() as now:  # nobody waits meanwhile
+            assert now.index is not index
+        prepared.append((len(index.keys_N), len(vectors_ND)))
+
+    live = LiveCatalogue(policy, prepare)
+    live.apply([replace(log[3], in_stock=False)], [], ITEMS + 1)
+    assert prepared == []
+    live.apply([young(1_000 + ITEMS), young(1_001 + ITEMS)], [], ITEMS + 3)
+    assert prepared == [(ITEMS + 2, ITEMS + 2)]
