@@ -15,7 +15,9 @@ ACTIONS = {code: action.value for action, code in ACTION_CODES.items()}
 
 
 class HistoryRead(Struct, frozen=True, kw_only=True):
-    """One action that the generator read; `item_id` null: an item without a row.
+    """One action that the generator was given (with IGR it reads a part of them).
+
+    `item_id` null: an item without a row.
 
     `seconds_ago` is a bucket's lower end: 0, 1, 3, 7, .. 2^b - 1.
     """
