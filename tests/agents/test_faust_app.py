@@ -2,13 +2,17 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import faust
 import pytest
+from faust.types import TP
 from mode import Service
 
 from agents.faust_app import DirectConsumer, build_app
 from streams.connections import KafkaConfig
+
+STREAM, CHANGELOG = TP("high-value-actions", 2), TP("oxygenrec-windows-changelog", 2)
 
 
 class Unconnected(DirectConsumer):
@@ -72,3 +76,30 @@ async def test_a_delivery_that_waits_is_given_up_when_partitions_move(
     async with asyncio.timeout(5):
         await consumer.wait_first(deliver(), consumer.suspend_flow.wait())
         await given_up.wait()
+
+
+class Thread:
+    """Asks aiokafka, which meanwhile fetches a row of the changelog; partitions move on the way."""
+
+    def __init__(self, active: set[TP], then: set[TP]) -> None:
+        self._active, self._then = active, then
+
+    async def getmany(self, partitions: Any, timeout: float) -> dict[TP, list[str]]:  # noqa: ASYNC109  Faust's signature
+        self._active.clear()
+        self._active.update(self._then)
+        # As `Fetcher.fetched_records` decides what to leave for a later question.
+        left = partitions and CHANGELOG not in partitions
+        return {} if left else {CHANGELOG: ["row"]}
+
+
+@pytest.mark.parametrize(
+    "then", [set(), {STREAM}, {CHANGELOG}], ids=["none", "stream", "changelog"]
+)
+async def test_a_fetch_under_way_brings_active_partitions_alone(
+    consumer: DirectConsumer, then: set[TP]
+) -> None:
+    """Else Faust throws away what it brought, and the recovery waits for it for ever."""
+    active = {STREAM}
+    consumer._thread = cast(Any, Thread(active, then))
+    found = await consumer._getmany(active, 1.0)
+    assert list(found) == [tp for tp in then if tp == CHANGELOG]
