@@ -163,7 +163,8 @@ def fit_generation(
     `EncoderFolderInvalid`.
     """
     config = config or FitConfig()
-    config.training.compute()  # what is not to be had is refused before minutes of preparation
+    config.training.compute()  # what is not to be had is refused before minutes of preparation,
+    config.generator()  # and so are an unknown preset or size
     report = progress or (lambda _: None)
     target = home / "generations" / str(generation)
     if target.exists():
