@@ -39,7 +39,7 @@ class Asked:
 
     Faust 0.15 hands over the set itself and empties it when partitions move; an empty set is all
     partitions to aiokafka. What such a fetch brought, Faust threw away: rows of the changelog, for
-    which the recovery then waited for ever (about one take-over in ten). This is never empty.
+    which the recovery then waited for ever (decisions/0006). This is never empty.
     """
 
     def __init__(self, partitions: Set[TP]) -> None:

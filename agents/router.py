@@ -51,8 +51,8 @@ POLL_S = 0.05  # a part-filled batch waits this long: it bounds the delay of a q
 REDIS_RETRY_S = 0.5
 END_TIMEOUT_S = 1.0
 BATCHES_IN_HAND = 3  # one in Redis, one whose acknowledgements are under way, one that waits
-# The thread that Redis has answered waits this long for the one that routes: of Python's 5 ms Redis
-# stood idle for a sixth of the time.
+# The thread that Redis has answered waits this long for the one that routes: with Python's 5 ms a
+# full log was routed a sixth slower.
 HAND_OVER_S = 0.0005
 SESSION_TIMEOUT_MS = 10_000  # a killed router's partitions move after this long
 

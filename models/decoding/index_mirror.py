@@ -77,7 +77,7 @@ class PaddedMasks(Masks):
 
     def close_roots(self, logprobs_BP: torch.Tensor) -> torch.Tensor:
         """Returns the scores of all first codes, -inf for those that may not be taken."""
-        scores_BP = logprobs_BP.clone() if logprobs_BP.is_cuda else logprobs_BP
+        scores_BP = logprobs_BP.clone()  # the kernel closes in place
         if self._closed_by_kernel(0, scores_BP.unsqueeze(1), None):
             return scores_BP
         return Masks.close_roots(self, logprobs_BP)
